@@ -1,0 +1,78 @@
+"""Which pictures a step sees, and how they are changed: functions of (data, config, step) and of nothing else.
+
+Because no state is carried from step to step, a run that is resumed at step n sees what it would have seen.
+
+Shapes: B batch, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from vitreous import augment
+from vitreous.classifier import normalise
+from vitreous.config import RunConfig
+from vitreous.data import Images
+
+
+def generator_for(*key: int | str) -> Generator:
+    """A random generator that depends on ``key`` alone, on every machine."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def steps_per_epoch(count: int, batch: int) -> int:
+    """Whole batches in ``count`` pictures; the remainder of an epoch waits for another order."""
+    return max(1, count // batch)
+
+
+class Batches:
+    """The training batches of a run. Keeps the order of the current epoch, which is all that is worth keeping."""
+
+    def __init__(self, images: Images, config: RunConfig) -> None:
+        self.images, self.config = images, config
+        self.mean, self.std = images.mean_std()
+        self.batch = min(config.batch, len(images))
+        self.per_epoch = steps_per_epoch(len(images), self.batch)
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def to(self, device: torch.device) -> None:
+        """Moves the pictures, as uint8, to where the model is."""
+        self.images = dataclasses.replace(
+            self.images, pixels=self.images.pixels.to(device), labels=self.images.labels.to(device)
+        )
+
+    def chosen(self, step: int) -> Tensor:
+        """The pictures of a step, (B,): epoch after epoch, each in a new order, no picture twice in an epoch."""
+        epoch, position = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            generator = generator_for("order", self.config.seed, epoch)
+            self._epoch, self._order = epoch, torch.randperm(len(self.images), generator=generator)
+        return self._order[position * self.batch : (position + 1) * self.batch]
+
+    def at(self, step: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Pictures and targets of a step: float (B, C, size, size), normalised, and class probabilities (B, classes)."""
+        config, generator = self.config.augment, generator_for("augment", self.config.seed, step)
+        chosen = self.chosen(step)
+        where = chosen.to(self.images.pixels.device)
+        pictures = self.images.pixels[where].to(device)
+        labels = self.images.labels[where].to(device)
+        if config.flip:
+            pictures = augment.flip(pictures, generator)
+        if config.shift:
+            pictures = augment.shift(pictures, config.shift, generator)
+        pictures = augment.resize(pictures, size)
+        if config.randaugment:
+            pictures = augment.randaugment(pictures.float() / 255, config.randaugment, generator) * 255
+        inputs = normalise(pictures, self.mean, self.std)
+        if config.erase:
+            inputs = augment.erase(inputs, config.erase, generator)
+        targets = F.one_hot(labels, len(self.images.classes)).float()
+        if config.mixup or config.cutmix:
+            inputs, targets = augment.mix(inputs, targets, config, generator)
+        return inputs, targets

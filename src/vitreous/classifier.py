@@ -1,0 +1,206 @@
+"""A trained model with all that is needed to use it: weights, class names, picture size, mean and standard deviation.
+
+A classifier is one folder (``config.json``, ``model.safetensors``, ``README.md``), and predicting, evaluating, drawing
+heatmaps and exporting take only that, so preprocessing cannot differ between them. Loading runs no code from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vitreous.checkpoint import load_weights, sync
+from vitreous.config import build
+from vitreous.data import decode, fit
+from vitreous.models import build_model
+from vitreous.vit import ViTConfig
+
+FORMAT = 1
+Picture = str | Path | bytes | np.ndarray | Image.Image
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the classifier says of one picture."""
+
+    label: str
+    probability: float
+    top: tuple[tuple[str, float], ...]
+    """The most probable classes with their probabilities, the best first."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model beside its preprocessing. ``model`` is in eval mode and on the CPU unless it was moved."""
+
+    model: nn.Module
+    config: ViTConfig
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    """Per channel, of pixels in 0..1."""
+    std: tuple[float, ...]
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Side in pixels of the pictures it was trained on, to which :meth:`read` brings every picture."""
+        return self.config.image_size
+
+    @property
+    def channels(self) -> int:
+        """1 for grayscale, 3 for colour."""
+        return self.config.channels
+
+    def prepare(self, pixels: Tensor) -> Tensor:
+        """What the model reads: uint8 (B, C, H, W) -> float32 (B, C, H, W), mean 0 and deviation 1 over the data."""
+        return normalise(pixels, self.mean, self.std)
+
+    @torch.no_grad()
+    def logits(self, pixels: Tensor, batch: int = 250) -> Tensor:
+        """Class scores before softmax, in fp32: uint8 (B, C, H, W) -> (B, classes)."""
+        device = next(self.model.parameters()).device
+        parts = [self.model(self.prepare(part.to(device))).float().cpu() for part in pixels.split(batch)]
+        return torch.cat(parts) if parts else torch.empty(0, len(self.classes))
+
+    def read(self, picture: Picture) -> Tensor:
+        """One picture of any size and kind as the model's input pixels, uint8 (C, S, S).
+
+        Raises ValueError for what is no picture, FileNotFoundError for a file that is not there.
+        """
+        if isinstance(picture, Image.Image):
+            buffer = BytesIO()
+            picture.save(buffer, "PNG")
+            picture = buffer.getvalue()
+        if isinstance(picture, str):
+            picture = Path(picture)
+        if isinstance(picture, Path) and not picture.exists():
+            raise FileNotFoundError(f"there is no picture {picture}")
+        if isinstance(picture, np.ndarray):
+            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != self.channels:
+                raise ValueError(
+                    f"an array of {picture.dtype} {picture.shape} is no picture for this model: "
+                    f"give uint8 (H, W, {self.channels})"
+                )
+            pixels = picture
+        else:
+            pixels = decode(picture, channels=1 if self.channels == 1 else 3)
+        return torch.from_numpy(np.ascontiguousarray(fit(pixels, (self.size, self.size)))).permute(2, 0, 1)
+
+    def predict(self, pictures: Iterable[Picture] | Tensor, top: int = 5) -> list[Prediction]:
+        """The most probable classes of each picture; a uint8 tensor (B, C, H, W) is taken as it is."""
+        pixels = pictures if isinstance(pictures, Tensor) else torch.stack([self.read(picture) for picture in pictures])
+        probabilities = self.logits(pixels).softmax(dim=1)
+        values, indices = probabilities.topk(min(top, len(self.classes)), dim=1)
+        ranked = [
+            tuple((self.classes[i], p) for i, p in zip(row_indices, row_values, strict=True))
+            for row_indices, row_values in zip(indices.tolist(), values.tolist(), strict=True)
+        ]
+        return [Prediction(label=row[0][0], probability=row[0][1], top=row) for row in ranked]
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes the classifier folder, whole or not at all; an earlier one of that name is replaced."""
+        target = Path(folder)
+        partial = target.with_name(target.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            weights = {name: tensor.detach().contiguous().cpu() for name, tensor in self.model.state_dict().items()}
+            save_file(weights, partial / "model.safetensors")
+            description = {
+                "format": FORMAT,
+                "model": dataclasses.asdict(self.config),
+                "classes": list(self.classes),
+                "mean": list(self.mean),
+                "std": list(self.std),
+                "provenance": self.provenance,
+            }
+            (partial / "config.json").write_text(json.dumps(description, indent=2, ensure_ascii=False))
+            (partial / "README.md").write_text(self._card())
+            for path in [*partial.iterdir(), partial]:
+                sync(path)
+        except BaseException as problem:
+            shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(problem, SafetensorError):  # how safetensors reports a full disk
+                raise OSError(f"could not write {target}: {problem}") from problem
+            raise
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        return target
+
+    @classmethod
+    def load(cls, path: str | Path) -> Classifier:
+        """Reads a classifier folder, or the classifier of a run folder.
+
+        Raises FileNotFoundError where there is none, ValueError where its files do not fit together.
+        """
+        folder = Path(path)
+        if (folder / "classifier").is_dir():
+            folder = folder / "classifier"
+        for name in ("config.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{path} is no classifier and no finished run: it has no {name}")
+        try:
+            values = json.loads((folder / "config.json").read_text())
+            version = values["format"]
+            if version > FORMAT:
+                raise ValueError(f"format {version} is newer than {FORMAT}, the newest known here: upgrade vitreous")
+            config = build(ViTConfig, values["model"])
+            model = build_model(config)
+            load_weights(model, load_file(folder / "model.safetensors"))
+            return cls(
+                model=model.eval(),
+                config=config,
+                classes=tuple(values["classes"]),
+                mean=tuple(values["mean"]),
+                std=tuple(values["std"]),
+                provenance=values.get("provenance", {}),
+            )
+        except KeyError as problem:
+            raise ValueError(f"{folder / 'config.json'} has no {problem}: is it a classifier of vitreous?") from None
+        except (TypeError, ValueError, SafetensorError) as problem:
+            raise ValueError(f"cannot load {folder}: {problem}") from None
+
+    def _card(self) -> str:
+        facts = [f"- {key}: {value}" for key, value in self.provenance.items()]
+        return "\n".join(
+            [
+                "---",
+                "library_name: vitreous",
+                "pipeline_tag: image-classification",
+                "---",
+                "# Image classifier",
+                "",
+                f"A Vision Transformer for pictures of {self.size} x {self.size} pixels "
+                f"(width {self.config.width}, {self.config.depth} blocks, patch {self.config.patch_size}).",
+                "",
+                f"Classes: {', '.join(self.classes)}.",
+                "",
+                *facts,
+                "",
+                "```python",
+                "from vitreous import Classifier",
+                'print(Classifier.load(".").predict(["picture.jpg"]))',
+                "```",
+                "",
+            ]
+        )
+
+
+def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8, or float in 0..255, (B, C, H, W) -> float32: (pixels / 255 - mean) / std, channels last in memory."""
+    scale = torch.tensor([255.0 * s for s in std], device=pixels.device).view(1, -1, 1, 1)
+    centre = torch.tensor([255.0 * m for m in mean], device=pixels.device).view(1, -1, 1, 1)
+    return ((pixels.float() - centre) / scale).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,196 @@
+"""One frozen description of a run, composed of the configs that sit beside their code; JSON both ways.
+
+The dataclass field is the only place where a default lives. ``--set optim.lr=0.001`` reaches every field by its path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from vitreous.augment import AugmentConfig
+from vitreous.optim import OptimConfig
+from vitreous.vit import ViTConfig
+
+FORMAT = 1
+"""Version of the JSON form; a file with a larger one is refused by name."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pictures come from and how validation is held out."""
+
+    source: str = "digits"
+    val_fraction: float = 0.1
+    seed: int = 0
+    """Seed of the split alone, so that runs with different seeds share their validation pictures."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(f"val_fraction is {self.val_fraction}: it is a share of the training pictures between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of the run at one picture size: progressive resizing spends the early minutes on small pictures."""
+
+    size: int
+    """Side in pixels."""
+    share: float
+    """Share of the run's time (budget runs) or steps."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a run is made of. Exactly one of ``budget`` (seconds), ``epochs`` and ``steps`` is set."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ViTConfig = field(default_factory=ViTConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    budget: float | None = None
+    epochs: float | None = None
+    steps: int | None = None
+    seed: int = 0
+    batch: int = 128
+    phases: tuple[Phase, ...] = ()
+    """Picture sizes over the run; empty: the model's own size throughout. The last phase has the model's own size."""
+    label_smoothing: float = 0.1
+    ema: float = 0.0
+    """Decay of the averaged weights that are kept at the end; 0 for none."""
+    evaluations: int = 8
+    """How often validation accuracy is measured on the way (on at most 1,000 pictures; on all of them at the end)."""
+    precision: str = "auto"
+    """``fp32``, ``bf16`` or ``auto``: what a probe of a second measures fastest."""
+    attention: str = "auto"
+    """``fused``, ``explicit`` or ``auto``, likewise."""
+    device: str = "auto"
+    recipe: str = "custom"
+    """Name of the recipe this came from."""
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("budget", "epochs", "steps") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of budget, epochs and steps, not {' and '.join(given) or 'none'}")
+        if getattr(self, given[0]) <= 0:
+            raise ValueError(f"{given[0]} is {getattr(self, given[0])}: it must be above 0")
+        if self.batch < 2:
+            raise ValueError(f"batch is {self.batch}: it must be at least 2")
+        if self.evaluations < 0:
+            raise ValueError(f"evaluations is {self.evaluations}: it must be 0 or more")
+        for name in ("label_smoothing", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be from 0 to below 1")
+        for name, known in (("precision", ("auto", "fp32", "bf16")), ("attention", ("auto", "fused", "explicit"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}: it is one of {', '.join(known)}")
+        for phase in self.phases:
+            if phase.size % self.model.patch_size or phase.size < self.model.patch_size:
+                raise ValueError(f"a phase of {phase.size} pixels is no multiple of the patch, {self.model.patch_size}")
+            if phase.share <= 0:
+                raise ValueError(f"a phase's share is {phase.share}: it must be above 0")
+        if self.phases and self.phases[-1].size != self.model.image_size:
+            raise ValueError(
+                f"the last phase has {self.phases[-1].size} pixels and the model {self.model.image_size}: end at the latter"
+            )
+
+    def size_at(self, progress: float) -> int:
+        """Side in pixels of the training pictures when ``progress`` (0 to 1) of the run is done."""
+        total = sum(phase.share for phase in self.phases)
+        reached = 0.0
+        for phase in self.phases:
+            reached += phase.share / total
+            if progress < reached:
+                return phase.size
+        return self.model.image_size
+
+
+def to_json(config: RunConfig) -> str:
+    """The whole config as indented JSON, with its format version."""
+    return json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=2)
+
+
+def from_json(text: str) -> RunConfig:
+    """The inverse of :func:`to_json`. Raises ValueError for a newer format, unknown keys and wrong types."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as problem:
+        raise ValueError(f"the configuration is no JSON: {problem}") from None
+    if not isinstance(values, dict):
+        raise ValueError("the configuration is no JSON object")
+    version = values.pop("format", FORMAT)
+    if not isinstance(version, int) or version > FORMAT:
+        raise ValueError(f"the configuration has format {version}; this version reads up to {FORMAT}: upgrade vitreous")
+    return build(RunConfig, values)
+
+
+def build(kind: type[T], values: dict[str, Any], path: str = "") -> T:
+    """A dataclass from plain JSON values, nested ones included. An unknown key is an error that names the nearest."""
+    types_of = typing.get_type_hints(kind)
+    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise ValueError(f"unknown setting {path + key!r}{nearest(key, known)}")
+    return kind(**{key: _convert(types_of[key], value, path + key) for key, value in values.items()})
+
+
+def override(config: RunConfig, changes: dict[str, str]) -> RunConfig:
+    """A copy with fields replaced by path: ``{"optim.lr": "0.001", "batch": "64"}``. Values are JSON or plain text."""
+    values = dataclasses.asdict(config)
+    for path, text in changes.items():
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        inner = values
+        *parents, last = path.split(".")
+        for depth, key in enumerate([*parents, last]):
+            if not isinstance(inner, dict) or key not in inner:
+                raise ValueError(f"unknown setting {path!r}{nearest(key, inner if isinstance(inner, dict) else ())}")
+            if depth < len(parents):
+                inner = inner[key]
+        inner[last] = value
+    return build(RunConfig, values)
+
+
+def nearest(word: str, known: typing.Iterable[str]) -> str:
+    """The end of an error message about an unknown word: the nearest known one, or all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    return f": did you mean {close[0]!r}?" if close else f": known are {', '.join(known)}" if known else ""
+
+
+def _convert(kind: Any, value: Any, path: str) -> Any:
+    """One JSON value as the type of its field."""
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value is None:
+        if type(None) in options:
+            return None
+        raise ValueError(f"{path} must not be null")
+    target = next(option for option in options if option is not type(None))
+    if typing.get_origin(target) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{path} is {value!r}: it must be a list")
+        return tuple(_convert(typing.get_args(target)[0], item, path) for item in value)
+    if dataclasses.is_dataclass(target) and isinstance(target, type):
+        if not isinstance(value, dict):
+            raise ValueError(f"{path} is {value!r}: it has fields of its own, such as {path}.{_first(target)}")
+        return build(target, value, path + ".")
+    if target is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if target is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if type(value) is not target:
+        raise ValueError(f"{path} is {value!r}: it must be {target.__name__}, not {type(value).__name__}")
+    return value
+
+
+def _first(kind: type) -> str:
+    return dataclasses.fields(kind)[0].name

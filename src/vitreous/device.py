@@ -1,0 +1,151 @@
+"""Device, number type and attention path: the fastest that works here, found by measuring. Nobody else asks.
+
+Habit is a bad guide on CPUs: for the short sequences of small pictures torch's fused attention kernel can be six times
+slower than two matrix products and a softmax, and bf16 is twice as fast as fp32 on a processor that has instructions
+for it and up to hundreds of times slower on one that emulates them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitreous.vit import ATTENTION_PATHS, use_attention
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the step is computed on this machine."""
+
+    device: torch.device
+    precision: str
+    """``fp32`` or ``bf16`` (automatic mixed precision: weights stay fp32)."""
+    attention: str
+    note: str
+    """One sentence that says what was chosen and why."""
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """The context in which forward passes run."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``. Raises ValueError where it is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"unknown device {name!r}: it is one of auto, cpu, cuda, mps") from None
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(device.type, False):
+        raise ValueError(f"device {name!r} is not available here: use --device cpu")
+    return device
+
+
+def choose(model: nn.Module, size: int, channels: int, device: str, precision: str, attention: str) -> Plan:
+    """Measures the candidate ways to run one training step of ``model`` and returns the fastest.
+
+    ``precision`` and ``attention`` are ``auto`` or fix that choice. Leaves the model's weights, and torch's random
+    state, as they were.
+    """
+    where = pick_device(device)
+    precisions = ["fp32", "bf16"] if precision == "auto" else [precision]
+    paths = list(ATTENTION_PATHS) if attention == "auto" else [attention]
+    if where.type == "cpu" and precision == "auto" and not bf16_pays(where):
+        precisions = ["fp32"]
+    candidates = [(p, a) for p in precisions for a in paths]
+    if len(candidates) == 1:
+        return Plan(where, *candidates[0], note=f"{where}, {candidates[0][0]}, {candidates[0][1]} attention, as asked")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(64, channels, size, size, generator=generator).to(where)
+    rates: dict[tuple[str, str], float] = {}
+    before = next(m.path for m in model.modules() if hasattr(m, "path")) if _has_attention(model) else "fused"
+    for candidate in candidates:
+        plan = Plan(where, *candidate, note="")
+        use_attention(model, plan.attention)
+        with _modes_restored(model):
+            rates[candidate] = len(images) / _fastest(lambda plan=plan: _train_step(model, images, plan))  # type: ignore[misc]
+    use_attention(model, str(before))
+    best = max(rates, key=lambda key: rates[key])
+    others = ", ".join(f"{p} {a} {rates[p, a]:.0f}" for p, a in sorted(rates, key=lambda key: -rates[key])[1:])
+    name = torch.cuda.get_device_name() if where.type == "cuda" else f"{where}, {torch.get_num_threads()} threads"
+    note = f"{name}: {best[0]} with {best[1]} attention, {rates[best]:.0f} images/s in a probe ({others})"
+    return Plan(where, *best, note=note)
+
+
+def bf16_pays(device: torch.device) -> bool:
+    """Whether a bf16 matrix product is faster than an fp32 one; small, so that emulation costs little to find out."""
+    a = torch.rand(128, 256, device=device)
+    b = torch.rand(256, 256, device=device)
+    low_a, low_b = a.bfloat16(), b.bfloat16()
+    return _fastest(lambda: low_a @ low_b) < _fastest(lambda: a @ b)
+
+
+def hardware() -> dict[str, str | int]:
+    """What a figure was measured on, for its provenance."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    facts: dict[str, str | int] = {
+        "cpu": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts
+
+
+def _has_attention(model: nn.Module) -> bool:
+    return any(hasattr(module, "path") for module in model.modules())
+
+
+def _fastest(call: Callable[[], object], repeats: int = 3) -> float:
+    """Seconds of the fastest of a few calls, after one that is not counted unless it already took a second."""
+    start = time.perf_counter()
+    call()
+    first = time.perf_counter() - start
+    if first > 1.0:
+        return first
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _train_step(model: nn.Module, images: Tensor, plan: Plan) -> None:
+    with plan.autocast():
+        scores = model(images)
+    F.log_softmax(scores.float(), dim=1).mean().backward()
+    model.zero_grad(set_to_none=True)
+    if plan.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+@contextlib.contextmanager
+def _modes_restored(model: nn.Module) -> Iterator[None]:
+    """Trains for a moment without a trace: batch statistics are put back."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])

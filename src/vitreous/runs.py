@@ -1,0 +1,84 @@
+"""The run folder on disk: its config, its journal of figures, and who may write to it.
+
+``runs/<name>/`` holds ``config.json``, ``metrics.jsonl`` (a line per logged step and per evaluation), ``train.log``,
+``checkpoints/`` and, once there is one, ``classifier/``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from vitreous.config import RunConfig, from_json, to_json
+
+
+def prepare(run: Path, config: RunConfig, resume: bool) -> None:
+    """Makes sure that ``run`` can be written and belongs to this config.
+
+    Raises ValueError where a run is already there (without ``resume``), is missing (with it), or has another config;
+    OSError where the folder cannot be written.
+    """
+    path = run / "config.json"
+    if resume:
+        differing = changes(read_config(run), config)
+        if differing:
+            raise ValueError(f"{run} was started with another configuration: {'; '.join(differing)}")
+        return
+    if path.exists():
+        raise ValueError(f"{run} already holds a run: go on with --resume, or choose another --out")
+    run.mkdir(parents=True, exist_ok=True)
+    path.write_text(to_json(config))
+
+
+def read_config(run: str | Path) -> RunConfig:
+    """The config of a run folder. Raises FileNotFoundError where there is none."""
+    path = Path(run) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} is no run folder: it has no config.json")
+    return from_json(path.read_text())
+
+
+def changes(old: RunConfig, new: RunConfig) -> list[str]:
+    """The settings that differ, as ``path: old -> new``."""
+    before, after = _flat(json.loads(to_json(old))), _flat(json.loads(to_json(new)))
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in after | before if before.get(key) != after.get(key)]
+
+
+def _flat(values: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {path: values}
+    return {key: leaf for name, value in values.items() for key, leaf in _flat(value, f"{path}.{name}".strip(".")).items()}
+
+
+class Journal:
+    """``metrics.jsonl`` for programs and ``train.log`` for people. Lines reach the disk as they are written."""
+
+    def __init__(self, run: Path) -> None:
+        self.metrics, self.log = run / "metrics.jsonl", run / "train.log"
+
+    def write(self, **values: Any) -> None:
+        """Appends one line of figures: seconds, step, epoch, split, loss, accuracy, lr, and n for an evaluation."""
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def say(self, sentence: str) -> None:
+        """Appends one sentence to the log."""
+        with self.log.open("a") as file:
+            file.write(sentence + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drops the figures of steps that a resumed run will do again, and a line that a kill cut short."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (json.JSONDecodeError, KeyError):
+                continue
+        partial = self.metrics.with_suffix(".partial")
+        partial.write_text("".join(kept))
+        os.replace(partial, self.metrics)

@@ -1,0 +1,404 @@
+"""The training loop: one function from a config and pictures to a run folder with a classifier in it.
+
+Every quantity that changes over a run (learning rate, picture size) is a function of its progress from 0 to 1. With a
+budget, progress is the share of wall time that is gone, so the rate reaches zero at the deadline however fast or slow
+the machine turns out to be; with epochs or steps, it is the share of the steps, and the run repeats to the bit.
+
+Not here: which config suits a budget (recipes.py), the batches (batches.py), the display (cli.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vitreous import checkpoint
+from vitreous.batches import Batches
+from vitreous.classifier import Classifier
+from vitreous.config import RunConfig
+from vitreous.data import DataSet, Images
+from vitreous.device import Plan, choose, hardware
+from vitreous.models import build_model, count_parameters
+from vitreous.optim import build_optimizers, lr_at, set_lr
+from vitreous.runs import Journal, prepare
+from vitreous.vit import use_attention
+
+CHECKPOINT_SECONDS = 60.0
+LOG_STEPS = 20
+GLANCE = 1000
+"""Validation pictures that are looked at on the way; all of them are at the end."""
+
+
+class Diverged(ValueError):
+    """The loss is no longer a number. Raised before the update, so the last checkpoint is sound."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run tells whoever watches it."""
+
+    phase: str
+    """``probe``, ``train``, ``evaluate``, ``save`` or ``done``."""
+    seconds: float
+    budget: float | None = None
+    step: int = 0
+    steps: int | None = None
+    """Planned steps; None in a budget run."""
+    epoch: float = 0.0
+    images: int = 0
+    images_per_second: float = 0.0
+    loss: float | None = None
+    accuracy: float | None = None
+    """Of the latest look at validation pictures."""
+    lr: float = 0.0
+    progress: float = 0.0
+    note: str | None = None
+    """An automatic choice and its reason, in a sentence."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run left."""
+
+    run: Path
+    seconds: float
+    images: int
+    val_accuracy: float | None
+    """On every validation picture; None where the run was interrupted."""
+    classifier: Classifier
+    interrupted: bool = False
+
+
+Watch = Callable[[Progress], None]
+
+
+class Clock:
+    """Tells the progress of a run. ``elapsed`` counts from the command's start, and goes on where a killed run was."""
+
+    def __init__(self, config: RunConfig, started: float, per_epoch: int) -> None:
+        self.started, self.budget = started, config.budget
+        self.begun = 0.0
+        """Elapsed seconds when the first step began."""
+        self.reserve = 0.0
+        """Seconds kept for the final evaluation and for saving."""
+        self.steps = config.steps if config.epochs is None else max(1, round(config.epochs * per_epoch))
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started
+
+    def progress(self, step: int) -> float:
+        """From 0 at the first step to 1 when training is to stop."""
+        if self.budget is None:
+            assert self.steps is not None
+            return step / self.steps
+        span = self.budget - self.reserve - self.begun
+        return min(1.0, (self.elapsed() - self.begun) / span) if span > 0 else 1.0
+
+
+class Run:
+    """What a run consists of while it is going on: model, optimisers, clock. Its state is what a checkpoint holds."""
+
+    def __init__(self, config: RunConfig, folder: Path, data: DataSet, started: float) -> None:
+        self.config, self.folder = config, folder
+        self.images, self.validation = _check(config, data)
+        self.batches = Batches(self.images, config)
+        self.clock = Clock(config, started, self.batches.per_epoch)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model = build_model(config.model)
+        size, channels = config.model.image_size, config.model.channels
+        self.plan = choose(self.model, size, channels, config.device, config.precision, config.attention)
+        use_attention(self.model, self.plan.attention)
+        self.model.to(self.plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.batches.to(self.plan.device)
+        self.averaged = copy.deepcopy(self.model).eval() if config.ema else None
+        self.optimizers = build_optimizers(self.model, config.optim)
+        self.fingerprint = self.images.fingerprint()
+        self.step = 0
+
+    def classifier(self, data_name: str) -> Classifier:
+        """The model that is kept, averaged where the config asks for it, sharing the weights that are being trained."""
+        provenance = {
+            "data": data_name,
+            "fingerprint": self.fingerprint,
+            "recipe": self.config.recipe,
+            "parameters": count_parameters(self.model),
+            "precision": self.plan.precision,
+            "attention": self.plan.attention,
+            **hardware(),
+        }
+        kept = self.averaged or self.model
+        return Classifier(
+            kept, self.config.model, self.images.classes, self.batches.mean, self.batches.std, provenance
+        )
+
+    def save(self) -> None:
+        tensors, plain = checkpoint.pack(self.model, self.optimizers)
+        if self.averaged is not None:
+            tensors |= {f"averaged.{name}": tensor for name, tensor in self.averaged.state_dict().items()}
+        facts = {
+            "optimizers": plain,
+            "elapsed": self.clock.elapsed(),
+            "begun": self.clock.begun,
+            "fingerprint": self.fingerprint,
+        }
+        checkpoint.save(self.folder, self.step, tensors, facts)
+
+    def restore(self) -> None:
+        """Goes back to the newest whole checkpoint. Raises ValueError where there is none or the pictures changed."""
+        newest = checkpoint.latest(self.folder)
+        if newest is None:
+            raise ValueError(f"{self.folder} has no checkpoint to go on from: train it anew under another --out")
+        tensors, facts = newest
+        if facts["fingerprint"] != self.fingerprint:
+            raise ValueError(f"the training pictures are not those that {self.folder} was started with")
+        checkpoint.unpack(tensors, facts["optimizers"], self.model, self.optimizers)
+        if self.averaged is not None:
+            averaged = {n.removeprefix("averaged."): t for n, t in tensors.items() if n.startswith("averaged.")}
+            checkpoint.load_weights(self.averaged, averaged)
+        self.step, self.clock.begun = facts["step"], facts["begun"]
+        self.clock.started -= facts["elapsed"]
+
+    def advance(self, progress: float) -> float:
+        """One step of training; returns its loss. Raises Diverged before the update where that is no number."""
+        inputs, targets = self.batches.at(self.step, self.config.size_at(progress), self.plan.device)
+        factor = lr_at(progress, self.config.optim)
+        set_lr(self.optimizers, factor)
+        with self.plan.autocast():
+            scores = self.model(inputs)
+        loss = F.cross_entropy(scores.float(), targets, label_smoothing=self.config.label_smoothing)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise self._diverged(value, factor)
+        loss.backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if self.averaged is not None:
+            _average(self.averaged, self.model, min(self.config.ema, (1 + self.step) / (10 + self.step)))
+        self.step += 1
+        return value
+
+    def _diverged(self, value: float, factor: float) -> Diverged:
+        ids = [self.images.ids[i] for i in self.batches.chosen(self.step)[:3].tolist()]
+        optim = self.config.optim
+        return Diverged(
+            f"the loss became {value} at step {self.step} (rates {optim.lr * factor:.2g} and {optim.muon_lr * factor:.2g}, "
+            f"pictures {', '.join(ids)}, ...); nothing was updated.\n"
+            f"Try lower rates: --set optim.lr={optim.lr / 3:.1g} --set optim.muon_lr={optim.muon_lr / 3:.1g}"
+        )
+
+
+def train(
+    config: RunConfig,
+    out: str | Path,
+    data: DataSet,
+    *,
+    resume: bool = False,
+    watch: Watch | None = None,
+    started: float | None = None,
+) -> Result:
+    """Trains a model into the run folder ``out``.
+
+    ``started`` is the ``time.monotonic()`` from which a budget counts, now if not given. With ``resume`` the newest
+    whole checkpoint of ``out`` goes on under the same config. Raises ValueError (Diverged for a loss that is no
+    number) with the fix, before work starts where that is possible; OSError where ``out`` cannot be written.
+    """
+    tell = watch or (lambda progress: None)
+    folder = Path(out)
+    prepare(folder, config, resume)
+    run = Run(config, folder, data, time.monotonic() if started is None else started)
+    clock, batches, journal = run.clock, run.batches, Journal(folder)
+    tell(Progress("probe", clock.elapsed(), config.budget, note=run.plan.note))
+    journal.say(run.plan.note)
+    if resume:
+        run.restore()
+        journal.forget_after(run.step)
+    classifier = run.classifier(data.name)
+    glance = run.validation.select(_spread(len(run.validation), GLANCE))
+    clock.reserve = _final_seconds(classifier, run.validation)
+    if not resume:
+        clock.begun = clock.elapsed()
+    _check_budget(clock)
+
+    looks = int(clock.progress(run.step) * config.evaluations)
+    first_step, first_second, saved_at = run.step, clock.elapsed(), clock.elapsed()
+    loss, accuracy = Smooth(), None
+    run.model.train()
+    with _stop_signals() as stopped:
+        while (progress := clock.progress(run.step)) < 1 and not stopped.is_set():
+            value = run.advance(progress)
+            loss.add(value)
+            progress = clock.progress(run.step)
+            seen = Progress(
+                phase="train",
+                seconds=clock.elapsed(),
+                budget=config.budget,
+                step=run.step,
+                steps=clock.steps,
+                epoch=run.step / batches.per_epoch,
+                images=run.step * batches.batch,
+                images_per_second=(run.step - first_step) * batches.batch / (clock.elapsed() - first_second),
+                loss=loss.value,
+                accuracy=accuracy,
+                lr=run.optimizers[0].param_groups[0]["lr"],
+                progress=progress,
+            )
+            tell(seen)
+            if run.step % LOG_STEPS == 0:
+                journal.write(**_line(seen, "train", value, None))
+            if int(progress * config.evaluations) > looks and progress < 1:
+                looks = int(progress * config.evaluations)
+                look_loss, accuracy = measure(classifier, glance, run.plan)
+                journal.write(**_line(seen, "val", look_loss, accuracy), n=len(glance))
+                tell(dataclasses.replace(seen, phase="evaluate", seconds=clock.elapsed(), accuracy=accuracy))
+                run.model.train()
+            if clock.elapsed() - saved_at > CHECKPOINT_SECONDS:
+                run.save()
+                saved_at = clock.elapsed()
+        interrupted = stopped.is_set()
+
+        tell(Progress("save", clock.elapsed(), config.budget, run.step, clock.steps, accuracy=accuracy))
+        run.save()
+        run.model.eval()
+        final = None
+        if not interrupted:
+            final_loss, final = measure(classifier, run.validation, None)
+            last = Progress("done", clock.elapsed(), config.budget, run.step, epoch=run.step / batches.per_epoch)
+            journal.write(**_line(last, "val", final_loss, final), n=len(run.validation), final=True)
+        images = run.step * batches.batch
+        classifier.provenance.update(
+            seed=config.seed, images=images, train_seconds=round(clock.elapsed(), 1), val_accuracy=final
+        )
+        classifier.save(folder / "classifier")
+    tell(Progress("done", clock.elapsed(), config.budget, run.step, clock.steps, images=images, accuracy=final))
+    return Result(folder, clock.elapsed(), images, final, classifier, interrupted)
+
+
+@torch.no_grad()
+def measure(classifier: Classifier, images: Images, plan: Plan | None) -> tuple[float, float]:
+    """Mean cross entropy and top-1 accuracy; under ``plan`` in the run's number type, without it in fp32."""
+    classifier.model.eval()
+    with plan.autocast() if plan else contextlib.nullcontext():
+        scores = classifier.logits(images.pixels)
+    loss = F.cross_entropy(scores, images.labels).item()
+    return loss, (scores.argmax(dim=1) == images.labels).float().mean().item()
+
+
+class Smooth:
+    """A running mean that forgets, without the bias of its start."""
+
+    def __init__(self, memory: float = 0.98) -> None:
+        self.memory, self.total, self.weight = memory, 0.0, 0.0
+
+    def add(self, value: float) -> None:
+        self.total = self.memory * self.total + (1 - self.memory) * value
+        self.weight = self.memory * self.weight + (1 - self.memory)
+
+    @property
+    def value(self) -> float:
+        return self.total / self.weight
+
+
+def _line(seen: Progress, split: str, loss: float, accuracy: float | None) -> dict[str, object]:
+    return {
+        "seconds": round(seen.seconds, 3),
+        "step": seen.step,
+        "epoch": round(seen.epoch, 4),
+        "split": split,
+        "loss": loss,
+        "accuracy": accuracy,
+        "lr": seen.lr,
+    }
+
+
+def _check(config: RunConfig, data: DataSet) -> tuple[Images, Images]:
+    """Training and validation pictures that fit the config, or a ValueError that says what to do."""
+    images, validation = data.train, data.val
+    if images is None or len(images) == 0:
+        raise ValueError(f"{data.name} has no training pictures")
+    if validation is None or len(validation) == 0:
+        raise ValueError(f"{data.name} has no validation pictures: give more pictures a class, or a val folder")
+    channels, height, width = images.pixels.shape[1:]
+    model = config.model
+    if (channels, height, width) != (model.channels, model.image_size, model.image_size):
+        raise ValueError(
+            f"the pictures are {height} x {width} with {channels} channels and the model is for "
+            f"{model.image_size} x {model.image_size} with {model.channels}"
+        )
+    if len(images.classes) != model.classes:
+        raise ValueError(f"{data.name} has {len(images.classes)} classes and the model {model.classes}")
+    return images, validation
+
+
+def _final_seconds(classifier: Classifier, validation: Images) -> float:
+    """How long the last evaluation and saving will take, from a timed part of the former."""
+    part = validation.pixels[:250]
+    measure_start = time.perf_counter()
+    classifier.logits(part)
+    once = time.perf_counter() - measure_start
+    return 1.2 * once * len(validation) / len(part) + 0.5
+
+
+def _check_budget(clock: Clock) -> None:
+    """Refuses a budget that leaves no time to train, and says which would."""
+    if clock.budget is None:
+        return
+    needed = clock.begun + clock.reserve
+    if clock.budget - needed < 0.2 * clock.budget:
+        least = math.ceil(1.25 * needed + 1)
+        raise ValueError(
+            f"a budget of {clock.budget:g} s is too short: starting and the final evaluation take {needed:.0f} s here.\n"
+            f"The least that works is --budget {least}s"
+        )
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """At most ``wanted`` places spread evenly over ``count``."""
+    return [i * count // min(count, wanted) for i in range(min(count, wanted))]
+
+
+@torch.no_grad()
+def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
+    """averaged <- decay * averaged + (1 - decay) * model; counters are copied."""
+    for old, new in zip(averaged.state_dict().values(), model.state_dict().values(), strict=True):
+        if old.is_floating_point():
+            old.lerp_(new, 1 - decay)
+        else:
+            old.copy_(new)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C or SIGTERM sets; the second acts as usual. Only the main thread can listen."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.set()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
