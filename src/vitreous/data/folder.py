@@ -1,0 +1,234 @@
+"""A folder per class, with or without split folders, to `Parts`.
+
+    pets/cat/1.jpg                one class per folder (and all pictures below it)
+    pets/train/cat/1.jpg          train, val (or valid, validation) and test, each with the same classes
+    pets/pets/train/cat/1.jpg     a folder that holds a single folder is looked into
+
+Rules: every file in a class folder is either used or named as rejected. Hidden files and those that systems leave
+behind (Thumbs.db, desktop.ini) do not count. Links are followed, each real folder once. Nothing is ever written here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from vitreous.data.decode import Source
+from vitreous.data.gather import Decoded, gather
+from vitreous.data.images import Images, Parts, Rejected
+from vitreous.data.splits import canonical, needed
+
+_LEFT_BEHIND = {"thumbs.db", "desktop.ini", "icon\r"}
+_PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
+_BATCH = 256
+_NESTED = 3  # single folders to look into before giving up
+
+
+def printable(path: Path | str) -> str:
+    """A name that can be printed and stored as UTF-8, whatever bytes the file system holds."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+@dataclass
+class Files:
+    """`Pictures` from files. labels[i] is the class of paths[i]."""
+
+    paths: list[Path] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def sample(self, count: int) -> list[Source]:
+        step = max(1, len(self.paths) // count)
+        return list(self.paths[::step][: count + 1])
+
+    def batches(self) -> Iterator[Sequence[Source | None]]:
+        for start in range(0, len(self.paths), _BATCH):
+            yield self.paths[start : start + _BATCH]
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _LEFT_BEHIND
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What a folder holds, hidden things aside, in an order that does not depend on the file system."""
+    try:
+        return sorted(path for path in folder.iterdir() if not _hidden(path.name))
+    except OSError as error:
+        raise ValueError(f"{printable(folder)}: cannot be listed ({error.strerror}); check its permissions") from None
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in _entries(folder) if path.is_dir()]
+
+
+@dataclass
+class _Walk:
+    """The state of one scan: real folders seen, what was refused, links that lead out of the root."""
+
+    root: Path
+    seen: dict[tuple[int, int], Path] = field(default_factory=dict)
+    rejected: list[Rejected] = field(default_factory=list)
+    outside: int = 0
+
+    def refuse(self, path: Path, reason: str) -> None:
+        self.rejected.append(Rejected(printable(path), reason))
+
+    def files(self, folder: Path) -> Iterator[Path]:
+        """Regular files below `folder`, sorted; whatever else is there is refused by name."""
+        try:
+            status = folder.stat()
+        except OSError as error:
+            self.refuse(folder, f"cannot be read: {error.strerror}")
+            return
+        first = self.seen.setdefault((status.st_dev, status.st_ino), folder)
+        if first != folder:
+            self.refuse(folder, f"link to a folder already read as {printable(first)}")
+            return
+        for path in _entries(folder):
+            try:
+                mode = path.stat().st_mode
+            except OSError as error:
+                reason = "broken link" if path.is_symlink() else f"cannot be read: {error.strerror}"
+                self.refuse(path, "link that leads round in a circle" if error.errno == errno.ELOOP else reason)
+                continue
+            if path.is_symlink() and not path.resolve().is_relative_to(self.root):
+                self.outside += 1
+            if stat.S_ISDIR(mode):
+                yield from self.files(path)
+            elif stat.S_ISREG(mode):
+                yield path
+            else:
+                self.refuse(path, "not a regular file")
+
+
+def _layout(root: Path) -> tuple[Path, dict[str, Path]]:
+    """(the folder that holds classes or splits, {split: folder}); without split folders all is train."""
+    for _ in range(_NESTED):
+        folders = _folders(root)
+        splits = {path: canonical(path.name) for path in folders}
+        named = {name: path for path, name in splits.items() if name}
+        # A class can be called "train" (beside "bus" and "car"): then it holds pictures, not classes.
+        if named and (len(named) == len(folders) or ("train" in named and _folders(named["train"]))):
+            doubled = [path.name for path, name in splits.items() if name and named[name] != path]
+            if doubled:
+                raise ValueError(
+                    f"{printable(root)}: {doubled[0]!r} and {named[canonical(doubled[0]) or ''].name!r} are "
+                    "the same split; keep one"
+                )
+            return root, named
+        if len(folders) != 1 or not _folders(folders[0]):
+            return root, {"train": root}
+        root = folders[0]
+    return root, {"train": root}
+
+
+def _classes(folder: Path, top: bool) -> dict[str, Path]:
+    """{class name: folder}, in order; ValueError for none, one, or two that look the same."""
+    named = {printable(path.name): path for path in _folders(folder)}
+    found = {name: named[name] for name in sorted(named)}
+    if not found:
+        raise ValueError(
+            f"{printable(folder)}: no class folders; put the pictures of each class into a folder of its own, "
+            "such as cat/1.jpg and dog/1.jpg"
+        )
+    if len(found) == 1 and top:
+        raise ValueError(f"{printable(folder)}: one class only ({next(iter(found))!r}); a classifier needs at least 2")
+    alike: dict[str, str] = {}
+    for name in found:
+        other = alike.setdefault(unicodedata.normalize("NFKC", name).casefold(), name)
+        if other != name:
+            raise ValueError(f"{printable(folder)}: classes {other!r} and {name!r} look the same; merge or rename one")
+    return found
+
+
+def _same_classes(classes: dict[str, dict[str, Path]]) -> tuple[str, ...]:
+    """The class names all splits share; ValueError naming the first that one lacks."""
+    reference = "train" if "train" in classes else next(iter(classes))
+    for name, found in classes.items():
+        missing = sorted(set(classes[reference]) - set(found))
+        extra = sorted(set(found) - set(classes[reference]))
+        if missing or extra:
+            lacking, owner = (name, reference) if missing else (reference, name)
+            raise ValueError(
+                f"class {(missing or extra)[0]!r} is in {owner} but not in {lacking}: all splits must have "
+                "the same class folders; rename, add or remove it"
+            )
+    return tuple(classes[reference])
+
+
+def _scan(walk: _Walk, classes: dict[str, Path], split_name: str) -> Files:
+    files = Files()
+    for label, (name, folder) in enumerate(classes.items()):
+        paths = list(walk.files(folder))
+        if not paths:
+            raise ValueError(
+                f"class folder {printable(folder)!r} is empty: add pictures of {name!r} to {split_name}, or "
+                "remove the folder"
+            )
+        files.paths += paths
+        files.labels += [label] * len(paths)
+    return files
+
+
+def _strays(walk: _Walk, folder: Path) -> None:
+    """Pictures beside the class folders are no class's: refuse them by name, and pass over a README."""
+    for path in _entries(folder):
+        if path.is_file() and path.suffix.lower() in _PICTURES:
+            walk.refuse(path, "outside any class folder")
+
+
+def _images(files: Files, decoded: Decoded, classes: tuple[str, ...], walk: _Walk, split_name: str) -> Images:
+    for place, reason in decoded.failed:
+        walk.refuse(files.paths[place], reason)
+    labels = torch.tensor(files.labels, dtype=torch.int64)[torch.from_numpy(decoded.kept)]
+    counts = torch.bincount(labels, minlength=len(classes))
+    for label, name in enumerate(classes):
+        if counts[label] == 0:
+            place, reason = next((p, r) for p, r in decoded.failed if files.labels[p] == label)
+            raise ValueError(
+                f"class {name!r} has no usable picture in {split_name}: all {files.labels.count(label)} were "
+                f"left out (the first: {printable(files.paths[place])}: {reason})"
+            )
+    return Images(decoded.pixels, labels, classes, tuple(printable(files.paths[place]) for place in decoded.kept))
+
+
+def read_folder(root: Path, wanted: set[str], size: int | None) -> Parts:
+    """Read the splits in `wanted` (and train, where validation has to come out of it).
+
+    size: side in pixels, None to choose. Raises ValueError for the faults the module's rules name.
+    """
+    if not _entries(root):
+        raise ValueError(
+            f"{printable(root)}: the folder is empty; put the pictures of each class into a folder of its own"
+        )
+    base, folders = _layout(root)
+    walk = _Walk(root.resolve())
+    classes_of = {name: _classes(path, top=True) for name, path in folders.items()}
+    classes = _same_classes(classes_of)
+    _strays(walk, base)
+    needs = needed(folders, wanted)
+    reference = "train" if "train" in folders else next(iter(folders))
+    scans = {name: _scan(walk, classes_of[name], name) for name in needs}
+    if reference not in scans:  # read for its sizes only: what it refuses is for the run that uses it to tell
+        scans[reference] = _scan(_Walk(walk.root), classes_of[reference], reference)
+    try:
+        gathered = gather(dict(scans), needs, size)
+    except ValueError as error:
+        raise ValueError(f"{printable(root)}: {error}") from None
+    splits = {name: _images(scans[name], part, classes, walk, name) for name, part in gathered.splits.items()}
+    notes = list(gathered.notes)
+    if base != root:
+        notes.append(f"pictures are read from {printable(base)}")
+    if walk.outside:
+        notes.append(f"{walk.outside} links lead out of {printable(root)} and were followed")
+    return Parts(printable(root.resolve().name), splits, "val" in folders, walk.rejected, notes, gathered.original)

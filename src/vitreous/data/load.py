@@ -1,0 +1,139 @@
+"""`load`: any source of labelled pictures to a `DataSet`, with validation held out of train."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+
+from vitreous.data.gather import check_size
+from vitreous.data.images import DataSet, Images, Parts
+from vitreous.data.named import NAMED, find, known, name_of, read_digits, read_named
+from vitreous.data.splits import check_fraction, requested, split
+
+
+def load(
+    source: str | Path,
+    *,
+    data_root: Path | None = None,
+    size: int | None = None,
+    val_fraction: float = 0.1,
+    seed: int = 0,
+    splits: Collection[str] | None = None,
+    cache: Path | None = None,
+) -> DataSet:
+    """Read labelled pictures into memory, all of one size.
+
+    source: digits, cifar10, cifar100, mnist or fashion-mnist; a folder per class, with or without split folders; a
+    parquet file or a folder of them; or hf:owner/name. A name wins over a folder of that name: write ./digits then.
+    data_root: where named sets are looked for first (else $VITREOUS_DATA). size: the side in pixels; None keeps small
+    pictures of one size and otherwise chooses. val_fraction: of each class, held out of train by `seed` where the
+    source brings no validation; 0 for none. The test split never stands in. splits: those to read; None for all.
+    cache: for fetched files and decoded pictures (else $XDG_CACHE_HOME/vitreous, else ~/.cache/vitreous).
+
+    Raises ValueError, in one or two lines that say what to do, for a source that is not there or holds too little.
+    """
+    wanted = requested(splits)
+    check_size(size)
+    if val_fraction != 0:
+        check_fraction(val_fraction)
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed}: take a whole number from 0 to {2**32 - 1}")
+    parts = _read(source, data_root, wanted, size, cache)
+    return _held_out(parts, wanted, val_fraction, seed)
+
+
+def _read(source: str | Path, data_root: Path | None, wanted: set[str], size: int | None, cache: Path | None) -> Parts:
+    if isinstance(source, str):
+        name = name_of(source)
+        if name == "digits":
+            return read_digits(wanted, size)
+        if name is not None:
+            found = find(name, data_root, cache)
+            if isinstance(found, list):
+                return read_named(name, found, wanted, size)
+            return _read_path(found, wanted, size, cache)
+        if source.startswith("hf:"):
+            from vitreous.data.hub import snapshot
+            from vitreous.data.parquet import read_parquet
+
+            named = known(source.split("/")[-1].split("@")[0])
+            parts = read_parquet(
+                snapshot(source), wanted, size, cache, named.title if named else "", named.classes if named else ()
+            )
+            return (
+                parts
+                if named
+                else Parts(source, parts.splits, parts.has_val, parts.rejected, parts.notes, parts.original)
+            )
+    return _read_path(Path(source).expanduser(), wanted, size, cache)
+
+
+def _read_path(path: Path, wanted: set[str], size: int | None, cache: Path | None) -> Parts:
+    """A folder or file: parquet where there is any, else class folders."""
+    from vitreous.data.folder import read_folder
+    from vitreous.data.parquet import read_parquet, split_files
+
+    if not path.exists():
+        near = difflib.get_close_matches(str(path).lower(), ["digits", *NAMED], 1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; named sets are {', '.join(['digits', *NAMED])}"
+        raise ValueError(f"{path}: no such folder or file, nor a named set{hint}")
+    if path.is_file() and path.suffix.lower() != ".parquet":
+        raise ValueError(f"{path}: a file that is not parquet; pass the folder that holds the class folders")
+    if path.is_file() or split_files(path):
+        named = known(path.resolve().name)
+        return read_parquet(path, wanted, size, cache, named.title if named else "", named.classes if named else ())
+    return read_folder(path, wanted, size)
+
+
+def _held_out(parts: Parts, wanted: set[str], val_fraction: float, seed: int) -> DataSet:
+    """The data set, validation taken out of train unless the source brings its own."""
+    train, val, test = (parts.splits.get(name) for name in ("train", "val", "test"))
+    notes = list(parts.notes)
+    if "train" in wanted and train is None:
+        raise ValueError(
+            f"{parts.name}: no train split there (found {', '.join(parts.splits) or 'none that is asked for'})"
+        )
+    if not parts.splits:
+        raise ValueError(f"{parts.name}: no {' or '.join(sorted(wanted))} split with labels there")
+    if train is not None:
+        _check_classes(parts.name, train, notes, two=not parts.has_val and val_fraction > 0)
+    if parts.has_val:
+        notes.append("validation: the source's own split")
+    elif train is not None and val_fraction > 0:
+        kept, held = split(train.labels, val_fraction, seed)
+        notes.append(
+            f"validation: {len(held)} of {len(train)} training pictures held out "
+            f"({val_fraction:.0%} of each class, seed {seed})"
+        )
+        # Copies, but only of what is asked for: CIFAR-10's train is 150 MB.
+        val = train.select(held) if "val" in wanted else None
+        train = train.select(kept) if "train" in wanted else None
+    if parts.rejected:
+        first = parts.rejected[0]
+        notes.append(f"{len(parts.rejected)} left out; the first: {first.path}: {first.reason}")
+    return DataSet(
+        parts.name,
+        train if "train" in wanted else None,
+        val if "val" in wanted else None,
+        test if "test" in wanted else None,
+        tuple(parts.rejected),
+        tuple(notes),
+        parts.original,
+    )
+
+
+def _check_classes(name: str, train: Images, notes: list[str], two: bool) -> None:
+    """Every class needs two pictures where one is to be held out. A class that is named but has none is told of."""
+    counts = torch.bincount(train.labels, minlength=len(train.classes)).tolist()
+    lone = [label for label, count in zip(train.classes, counts, strict=True) if count == 1]
+    if lone and two:
+        raise ValueError(
+            f"{name}: class {lone[0]!r} has 1 usable picture in train, and 2 are the least (one trains, one "
+            "validates): add pictures or remove the class"
+        )
+    absent = [label for label, count in zip(train.classes, counts, strict=True) if count == 0]
+    if absent:
+        notes.append(f"{len(absent)} classes have no picture in train: {', '.join(absent[:5])}")

@@ -1,0 +1,66 @@
+"""Which pictures are for training, for validation, for the final test: names of splits, and the seeded hold-out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import torch
+
+SPLITS = ("train", "val", "test")
+_ALIASES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+def canonical(name: str) -> str | None:
+    """train, val or test for any accepted spelling ("Valid", "validation", ...); None for another word."""
+    return _ALIASES.get(name.lower())
+
+
+def requested(names: Collection[str] | None) -> set[str]:
+    """The splits a caller asks for; all three for None. ValueError for a name that is no split."""
+    if names is None:
+        return set(SPLITS)
+    if isinstance(names, str):
+        names = [names]
+    known = {name: canonical(name) for name in names}
+    wrong = [name for name, split_name in known.items() if split_name is None]
+    if wrong or not known:
+        raise ValueError(f"splits={sorted(names)!r}: take one or more of train, val (valid, validation), test")
+    return {split_name for split_name in known.values() if split_name}
+
+
+def needed(available: Collection[str], wanted: set[str]) -> list[str]:
+    """The splits to decode, in order: validation comes out of train where the source brings none of its own."""
+    needs = set(wanted)
+    if "val" in needs and "val" not in available:
+        needs.add("train")
+    return [name for name in SPLITS if name in needs and name in available]
+
+
+def split(labels: torch.Tensor, val_fraction: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices (train, val), both ascending, from labels (N,): `val_fraction` of each class, chosen by `seed`.
+
+    The result depends on these three alone. At least one picture of a class is held out and at least one stays, so
+    every class present needs two. NumPy's RandomState is used because its stream is frozen for good: a seed must mean
+    the same split in next year's versions too.
+    """
+    check_fraction(val_fraction)
+    order = np.random.RandomState(seed)
+    held: list[np.ndarray] = []
+    array = labels.numpy()
+    for label in np.unique(array):
+        members = np.flatnonzero(array == label)
+        if len(members) < 2:
+            raise ValueError(f"class {label} has {len(members)} picture, 2 are the least to hold one out: add pictures")
+        count = min(max(1, round(val_fraction * len(members))), len(members) - 1)
+        held.append(order.permutation(members)[:count])
+    mask = np.zeros(len(array), dtype=bool)
+    if held:
+        mask[np.concatenate(held)] = True
+    return torch.from_numpy(np.flatnonzero(~mask)), torch.from_numpy(np.flatnonzero(mask))
+
+
+def check_fraction(val_fraction: float) -> None:
+    """ValueError unless 0 < val_fraction <= 0.5 (0 itself, meaning no validation, is for the caller to handle)."""
+    if not 0 < val_fraction <= 0.5:
+        raise ValueError(f"val_fraction={val_fraction}: take a number above 0 and at most 0.5, for example 0.1")

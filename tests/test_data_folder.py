@@ -1,0 +1,349 @@
+"""Folders of pictures: layouts, choices, faults."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitreous.data import DataSet, load
+
+
+def picture(path: Path, size: tuple[int, int] = (16, 16), mode: str = "RGB", seed: int = 0) -> Path:
+    """A noisy picture (height, width)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.RandomState(seed).randint(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(values).convert(mode).save(path)
+    return path
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    for label in ("cat", "dog"):
+        for number in range(10):
+            picture(tmp_path / "pets" / label / f"{number}.png", seed=number)
+    return tmp_path / "pets"
+
+
+def tree_hash(root: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        status = path.lstat()
+        digest.update(repr((str(path), status.st_mode, status.st_mtime_ns)).encode())
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()
+
+
+def counts(data: DataSet) -> dict[str, list[int]]:
+    return {name: torch.bincount(part.labels).tolist() for name, part in data.splits().items()}
+
+
+def test_a_folder_per_class_is_split_and_left_untouched(pets: Path) -> None:
+    before = tree_hash(pets)
+    data = load(pets, val_fraction=0.2)
+    assert counts(data) == {"train": [8, 8], "val": [2, 2]}
+    assert data.test is None
+    assert data.name == "pets"
+    assert data.train is not None
+    assert data.train.classes == ("cat", "dog")
+    assert data.train.pixels.shape == (16, 3, 16, 16)
+    assert any("held out" in note for note in data.notes)
+    assert tree_hash(pets) == before
+
+
+def test_pixels_labels_and_ids_belong_together(pets: Path) -> None:
+    data = load(str(pets))
+    for part in data.splits().values():
+        for index, name in enumerate(part.ids):
+            with Image.open(name) as image:
+                expected = np.asarray(image)
+            np.testing.assert_array_equal(part.pixels[index].permute(1, 2, 0).numpy(), expected)
+            assert part.classes[int(part.labels[index])] == Path(name).parent.name
+
+
+def test_no_picture_is_in_train_and_val(pets: Path) -> None:
+    data = load(pets)
+    assert data.train is not None
+    assert data.val is not None
+    assert not set(data.train.ids) & set(data.val.ids)
+    assert len(data.train) + len(data.val) == 20
+
+
+def test_the_hold_out_depends_on_the_seed_and_repeats(pets: Path) -> None:
+    first, again, other = load(pets, seed=1), load(pets, seed=1), load(pets, seed=2)
+    assert first.val is not None
+    assert again.val is not None
+    assert other.val is not None
+    assert first.val.ids == again.val.ids
+    assert first.val.ids != other.val.ids
+
+
+def with_splits(root: Path, *names: str, classes: tuple[str, ...] = ("cat", "dog"), each: int = 3) -> Path:
+    for name in names:
+        for label in classes:
+            for number in range(each):
+                picture(root / name / label / f"{number}.png", seed=number)
+    return root
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Validation"])
+def test_split_folders_are_found_by_each_name(tmp_path: Path, val: str) -> None:
+    data = load(with_splits(tmp_path / "pets", "train", val, "test"))
+    assert counts(data) == {"train": [3, 3], "val": [3, 3], "test": [3, 3]}
+
+
+def test_test_never_stands_in_for_validation(tmp_path: Path) -> None:
+    data = load(with_splits(tmp_path / "pets", "train", "test"), val_fraction=0.34)
+    assert counts(data) == {"train": [2, 2], "val": [1, 1], "test": [3, 3]}
+    assert data.val is not None
+    assert all("/train/" in name for name in data.val.ids)
+    assert load(tmp_path / "pets", val_fraction=0).val is None
+
+
+def test_a_folder_that_holds_one_folder_is_looked_into(tmp_path: Path) -> None:
+    with_splits(tmp_path / "download" / "pets", "train", "test")
+    data = load(tmp_path / "download")
+    assert set(data.splits()) == {"train", "val", "test"}
+    assert any("pictures are read from" in note for note in data.notes)
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    data = load(with_splits(tmp_path, "vehicles", classes=("bus", "car", "train")))
+    assert data.train is not None
+    assert data.train.classes == ("bus", "car", "train")
+
+
+def test_pictures_in_folders_below_a_class_count_for_it(tmp_path: Path) -> None:
+    for kind, leaf in [("mammal", "small"), ("mammal", "large"), ("bird", "small")]:
+        for number in range(2):
+            picture(tmp_path / "a" / kind / leaf / f"{number}.png")
+    data = load(tmp_path / "a", val_fraction=0)
+    assert data.train is not None
+    assert data.train.classes == ("bird", "mammal")
+    assert counts(data) == {"train": [2, 4]}
+
+
+def test_only_what_is_asked_for_is_given(tmp_path: Path) -> None:
+    root = with_splits(tmp_path / "pets", "train", "test")
+    picture(root / "test" / "cat" / "broken.png").write_bytes(b"no")
+    assert set(load(root, splits=["train"]).splits()) == {"train"}
+    assert load(root, splits={"train"}).rejected == ()
+    assert set(load(root, splits=["validation"]).splits()) == {"val"}
+    assert set(load(root, splits=["test"]).splits()) == {"test"}
+    with pytest.raises(ValueError, match="train, val"):
+        load(root, splits=["tset"])
+
+
+def test_mixed_sizes_become_one_that_is_told(tmp_path: Path) -> None:
+    for label, size in [("cat", (30, 70)), ("dog", (41, 39)), ("hen", (50, 44))]:
+        for number in range(3):
+            picture(tmp_path / "a" / label / f"{number}.png", size)
+    data = load(tmp_path / "a")
+    assert data.train is not None
+    assert data.train.pixels.shape[1:] == (3, 40, 40)
+    assert any("40 x 40" in note and "--size" in note for note in data.notes)
+    assert data.original is not None
+    assert (data.original.height, data.original.width) == ((30, 50), (39, 70))
+
+
+@pytest.mark.parametrize(("size", "expected"), [((200, 300), 96), ((5, 9), 5), ((96, 40), 96)])
+def test_the_chosen_size_has_bounds(tmp_path: Path, size: tuple[int, int], expected: int) -> None:
+    for label in ("cat", "dog"):
+        for number in range(2):
+            picture(tmp_path / "a" / label / f"{number}.png", size)
+    data = load(tmp_path / "a")
+    assert data.train is not None
+    assert data.train.pixels.shape[2] == expected
+
+
+def test_size_is_as_asked_for_or_refused(pets: Path) -> None:
+    data = load(pets, size=24)
+    assert data.train is not None
+    assert data.train.pixels.shape[1:] == (3, 24, 24)
+    for wrong in (0, 7, 5000):
+        with pytest.raises(ValueError, match=f"size={wrong}"):
+            load(pets, size=wrong)
+
+
+def test_gray_sets_have_one_channel_and_one_coloured_picture_makes_it_three(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        for number in range(3):
+            picture(tmp_path / "a" / label / f"{number}.png", mode="L")
+    data = load(tmp_path / "a")
+    assert data.train is not None
+    assert data.train.pixels.shape[1] == 1
+    picture(tmp_path / "a" / "cat" / "x.png")
+    data = load(tmp_path / "a")
+    assert data.train is not None
+    assert data.train.pixels.shape[1] == 3
+
+
+def test_a_coloured_picture_beyond_the_sample_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitreous.data.gather.SAMPLE", 2)
+    for label in ("cat", "dog"):
+        for number in range(5):
+            picture(tmp_path / "a" / label / f"{number}.png", mode="RGB" if number == 1 else "L")
+    data = load(tmp_path / "a")
+    assert data.train is not None
+    assert data.train.pixels.shape[1] == 3
+
+
+def test_large_pictures_decode_the_same_on_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for label in ("cat", "dog"):
+        for number in range(4):
+            picture(tmp_path / "a" / label / f"{number}.png", (90, 90), seed=number)
+    threaded = load(tmp_path / "a").train
+    monkeypatch.setattr("vitreous.data.gather._THREADED", 10**9)
+    alone = load(tmp_path / "a").train
+    assert threaded is not None
+    assert alone is not None
+    assert threaded.fingerprint() == alone.fingerprint()
+    assert threaded.ids == alone.ids
+
+
+BAD: dict[str, Callable[[Path], object]] = {
+    "text": lambda path: path.write_text("hello"),
+    "empty": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(picture(path.with_suffix(".png")).read_bytes()[:300]),
+    "postscript": lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0"),
+    "broken link": lambda path: path.symlink_to("nowhere"),
+    "circle": lambda path: path.symlink_to(path.name),
+    "loop": lambda path: path.symlink_to(path.parent),
+    "pipe": lambda path: os.mkfifo(path),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_file_is_named_and_left_out(pets: Path, kind: str) -> None:
+    bad = pets / "cat" / "bad.jpg"
+    BAD[kind](bad)
+    if kind == "cut":
+        bad.with_suffix(".png").unlink()
+    data = load(pets)
+    assert [each.path for each in data.rejected] == [str(bad)]
+    assert data.rejected[0].reason
+    assert sum(len(part) for part in data.splits().values()) == 20
+    assert any("1 left out" in note for note in data.notes)
+
+
+def test_found_is_used_plus_rejected(pets: Path) -> None:
+    for number, make in enumerate(BAD[kind] for kind in ("text", "empty", "postscript", "broken link", "pipe")):
+        make(pets / "dog" / f"bad{number}.jpg")
+    (pets / "dog" / "odd\nname \U0001f431.png").write_bytes((pets / "dog" / "0.png").read_bytes())
+    (pets / ".DS_Store").write_bytes(b"x")
+    (pets / "dog" / ".hidden.png").write_bytes(b"x")
+    picture(pets / "stray.png")
+    data = load(pets)
+    assert sum(len(part) for part in data.splits().values()) == 21
+    assert len(data.rejected) == 6
+    assert "outside any class folder" in {each.reason for each in data.rejected}
+
+
+def test_links_out_of_the_folder_are_followed_and_told(pets: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        picture(tmp_path / "elsewhere" / f"{number}.png")
+    (pets / "hen").symlink_to(tmp_path / "elsewhere")
+    data = load(pets)
+    assert data.train is not None
+    assert data.train.classes == ("cat", "dog", "hen")
+    (pets / "cat" / "linked.png").symlink_to(tmp_path / "elsewhere" / "0.png")
+    assert any("lead out of" in note for note in load(pets).notes)
+
+
+def test_names_that_are_not_utf8_can_be_stored(pets: Path) -> None:
+    name = os.fsencode(pets / "cat") + b"/\xff.png"
+    with open(name, "wb") as stream:
+        stream.write((pets / "cat" / "0.png").read_bytes())
+    data = load(pets, val_fraction=0)
+    assert data.train is not None
+    assert [each for each in data.train.ids if each.endswith("\\xff.png")]
+    "".join(data.train.ids).encode()
+
+
+def test_animated_files_are_told_of(pets: Path) -> None:
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    frames[0].save(pets / "cat" / "moving.gif", save_all=True, append_images=frames[1:])
+    data = load(pets)
+    assert sum("first frame" in note for note in data.notes) == 1
+
+
+def refused(root: Path | str, *words: str, **options: object) -> None:
+    """load refuses, in one or two lines that hold `words`."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the words are checked below
+        load(root, **options)  # type: ignore[arg-type]
+    text = str(caught.value)
+    assert len(text.splitlines()) <= 2
+    for word in words:
+        assert word in text
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path / "none", "no such folder", "cifar10")
+    refused("cifr10", "cifr10", "did you mean 'cifar10'")
+
+
+def test_folders_without_classes_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    refused(tmp_path / "a", "empty")
+    picture(tmp_path / "a" / "1.png")
+    refused(tmp_path / "a", "no class folders", "cat/1.jpg")
+    refused(tmp_path / "a" / "1.png", "not parquet")
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "a" / "cat" / "1.png")
+    refused(tmp_path / "a", "one class only", "cat")
+
+
+def test_an_empty_class_is_refused(pets: Path) -> None:
+    (pets / "hen").mkdir()
+    refused(pets, "hen", "empty")
+
+
+def test_a_class_of_one_picture_is_refused_unless_validation_is_there(tmp_path: Path) -> None:
+    root = with_splits(tmp_path / "a", "train", each=2)
+    (root / "train" / "dog" / "1.png").unlink()
+    refused(root, "'dog'", "1 usable picture", "add pictures")
+    assert counts(load(with_splits(root, "val"), val_fraction=0.5))["val"] == [3, 3]
+
+
+def test_a_class_without_a_usable_picture_is_refused(pets: Path) -> None:
+    (pets / "hen").mkdir()
+    (pets / "hen" / "a.jpg").write_text("no picture")
+    refused(pets, "'hen'", "a.jpg", "not a JPEG")
+
+
+def test_classes_that_differ_between_splits_are_refused(tmp_path: Path) -> None:
+    root = with_splits(tmp_path / "a", "train", "test")
+    for number in range(2):
+        picture(root / "test" / "hen" / f"{number}.png")
+    refused(root, "'hen' is in test but not in train")
+    os.rename(root / "test" / "hen", root / "train" / "hen")
+    refused(root, "'hen' is in train but not in test", splits=["train"])
+
+
+@pytest.mark.parametrize("other", ["Cat", "ｃａｔ"])
+def test_classes_that_look_alike_are_refused(pets: Path, other: str) -> None:
+    picture(pets / other / "1.png")
+    refused(pets, "look the same", "cat")
+
+
+def test_one_split_under_two_names_is_refused(tmp_path: Path) -> None:
+    refused(with_splits(tmp_path / "a", "train", "val", "valid"), "val", "valid", "same split")
+
+
+@pytest.mark.parametrize("options", [{"val_fraction": 0.9}, {"val_fraction": -0.1}, {"seed": -1}])
+def test_values_out_of_bounds_are_refused(pets: Path, options: dict[str, float]) -> None:
+    name, value = next(iter(options.items()))
+    refused(pets, f"{name}={value}", **options)
+
+
+def test_more_than_memory_is_refused_before_decoding(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sysconf", lambda name: 100)
+    refused(pets, "more than half", "--size")

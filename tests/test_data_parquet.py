@@ -1,0 +1,368 @@
+"""Parquet in Hugging Face's layout: columns, splits, damage, the cache, the hub."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from vitreous.data import load
+
+NAMES = ["cat", "dog", "hen"]
+
+
+def png(seed: int, size: int = 12, mode: str = "RGB", kind: str = "PNG") -> bytes:
+    values = np.random.RandomState(seed).randint(0, 256, (size, size, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(values).convert(mode).save(stream, kind)
+    return stream.getvalue()
+
+
+def write(
+    path: Path,
+    count: int = 30,
+    picture: str = "image",
+    label: str = "label",
+    names: Sequence[str] | None = NAMES,
+    labels: Sequence[object] | None = None,
+    cells: Sequence[bytes | None] | None = None,
+    plain: bool = False,
+) -> Path:
+    """A parquet file of `count` pictures, labels 0 1 2 0 1 2 ..., in three row groups."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = [png(row) for row in range(count)] if cells is None else list(cells)
+    struct = [None if cell is None else {"bytes": cell, "path": None} for cell in data]
+    kind = pa.binary() if plain else pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    column = pa.array(data if plain else struct, kind)
+    table = pa.table(
+        {picture: column, label: pa.array([row % 3 for row in range(len(data))] if labels is None else labels)}
+    )
+    if names is not None:
+        features = {"info": {"features": {label: {"_type": "ClassLabel", "names": list(names)}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    pq.write_table(table, path, row_group_size=max(1, len(data) // 3))
+    return path
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("picture", ["img", "image"])
+@pytest.mark.parametrize("label", ["label", "labels", "fine_label"])
+@pytest.mark.parametrize("plain", [True, False])
+def test_each_accepted_column_is_found(tmp_path: Path, picture: str, label: str, plain: bool) -> None:
+    data = load(write(tmp_path / "a.parquet", picture=picture, label=label, plain=plain))
+    assert data.train is not None
+    assert data.val is not None
+    assert data.train.classes == tuple(NAMES)
+    assert len(data.train) + len(data.val) == 30
+    for index, name in enumerate(data.train.ids):
+        row = int(name.removeprefix("train/row "))
+        expected = np.asarray(Image.open(io.BytesIO(png(row))))
+        np.testing.assert_array_equal(data.train.pixels[index].permute(1, 2, 0).numpy(), expected)
+        assert data.train.labels[index] == row % 3
+
+
+def test_shards_and_splits_are_told_by_file_names(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "data" / "train-00000-of-00002.parquet", 9)
+    write(tmp_path / "set" / "data" / "train-00001-of-00002.parquet", 6)
+    write(tmp_path / "set" / "data" / "validation-00000-of-00001.parquet", 6)
+    write(tmp_path / "set" / "data" / "test-00000-of-00001.parquet", 3)
+    data = load(tmp_path / "set")
+    assert {name: len(part) for name, part in data.splits().items()} == {"train": 15, "val": 6, "test": 3}
+    assert data.train is not None
+    assert data.train.ids[14] == "train/row 14"
+    assert data.name == "set"
+
+
+def test_splits_are_told_by_folders_too(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "default" / "train" / "0000.parquet")
+    write(tmp_path / "set" / "default" / "test" / "0000.parquet", 3)
+    assert set(load(tmp_path / "set").splits()) == {"train", "val", "test"}
+
+
+def test_test_never_stands_in_for_validation(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "train.parquet")
+    write(tmp_path / "set" / "test.parquet", 3)
+    data = load(tmp_path / "set", splits=["val"])
+    assert data.val is not None
+    assert all(name.startswith("train/") for name in data.val.ids)
+    assert data.test is None
+
+
+def test_a_folder_and_a_parquet_file_give_identical_tensors(tmp_path: Path) -> None:
+    sizes = [12, 40, 25, 40, 33, 40]
+    cells = [png(row, size, kind="JPEG") for row, size in enumerate(sizes)]
+    for row, cell in enumerate(cells):
+        path = tmp_path / "folder" / NAMES[row % 3] / f"{row}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cell)
+    folder = load(tmp_path / "folder", val_fraction=0).train
+    rows = load(write(tmp_path / "a.parquet", cells=cells), val_fraction=0).train
+    assert folder is not None
+    assert rows is not None
+    assert torch.equal(folder.pixels, rows.pixels[[0, 3, 1, 4, 2, 5]])
+    assert torch.equal(folder.labels, rows.labels[[0, 3, 1, 4, 2, 5]])
+
+
+def test_numbers_without_names_are_their_own_names(tmp_path: Path) -> None:
+    data = load(write(tmp_path / "a.parquet", names=None, labels=[5, 7, 30] * 10))
+    assert data.train is not None
+    assert data.train.classes == ("5", "7", "30")
+
+
+def test_names_may_stand_in_the_label_column(tmp_path: Path) -> None:
+    data = load(write(tmp_path / "a.parquet", names=None, labels=["hen", "cat", "dog"] * 10))
+    assert data.train is not None
+    assert data.train.classes == ("cat", "dog", "hen")
+    assert data.train.labels[0] == 2
+
+
+def test_bad_rows_are_named_and_left_out(tmp_path: Path) -> None:
+    cells: list[bytes | None] = [png(row) for row in range(30)]
+    cells[3], cells[14] = None, b"no picture"
+    labels: list[int | None] = [row % 3 for row in range(30)]
+    labels[20], labels[25] = None, 9
+    data = load(write(tmp_path / "a.parquet", cells=cells, labels=labels))
+    found = {each.path: each.reason for each in data.rejected}
+    assert list(found) == ["train/row 3", "train/row 14", "train/row 20", "train/row 25"]
+    assert "no picture in this row" in found["train/row 3"]
+    assert "no label" in found["train/row 20"]
+    assert "label 9" in found["train/row 25"]
+    assert sum(len(part) for part in data.splits().values()) == 26
+
+
+def test_a_test_split_without_labels_is_left_out_aloud(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "train.parquet")
+    write(tmp_path / "set" / "test.parquet", 6, labels=[-1] * 6)
+    data = load(tmp_path / "set")
+    assert data.test is None
+    assert any("test has no labels" in note for note in data.notes)
+    with pytest.raises(ValueError, match="no test split"):
+        load(tmp_path / "set", splits=["test"])
+
+
+def test_a_class_without_pictures_is_told_of(tmp_path: Path) -> None:
+    data = load(write(tmp_path / "a.parquet", labels=[0, 1] * 15))
+    assert any("hen" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"picture": "imgs"}, ["imgs, label", "did you mean 'imgs'", "'img'"]),
+        ({"picture": "Image"}, ["did you mean 'Image'"]),
+        ({"label": "lable"}, ["image, lable", "did you mean 'lable'", "'label'"]),
+        ({"picture": "q"}, ["no picture column", "found q, label"]),
+        ({"labels": [0.5] * 30}, ["double", "integers or names"]),
+        ({"labels": [0] * 30, "names": None}, ["one class only"]),
+        ({"cells": [b"x"] * 30}, ["no readable picture"]),
+        ({"labels": [0] * 29 + [1], "names": None}, ["'1' has 1 usable picture"]),
+    ],
+)
+def test_what_cannot_be_used_is_refused(tmp_path: Path, options: dict[str, object], words: list[str]) -> None:
+    path = write(tmp_path / "a.parquet", **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the words are checked below
+        load(path)
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+def test_a_picture_column_that_holds_no_bytes_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": ["a.png"], "label": [0]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="not bytes"):
+        load(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("percent", [0, 1, 50, 99])
+def test_a_file_cut_short_is_named(tmp_path: Path, percent: int) -> None:
+    path = write(tmp_path / "a.parquet")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * percent // 100])
+    with pytest.raises(ValueError, match=r"a\.parquet: not a readable parquet file"):
+        load(path)
+
+
+def test_configurations_are_for_the_user_to_choose_from(tmp_path: Path) -> None:
+    for name in ("plain", "noisy"):
+        write(tmp_path / "set" / name / "train-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match="noisy, plain"):
+        load(tmp_path / "set")
+    assert load(tmp_path / "set" / "plain").train is not None
+
+
+def test_a_file_that_names_no_split_among_others_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "train.parquet")
+    write(tmp_path / "set" / "more.parquet")
+    with pytest.raises(ValueError, match=r"more\.parquet"):
+        load(tmp_path / "set")
+
+
+def test_one_coloured_picture_beyond_the_sample_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitreous.data.gather.SAMPLE", 3)
+    cells = [png(row, mode="RGB" if row == 1 else "L") for row in range(30)]
+    data = load(write(tmp_path / "a.parquet", cells=cells))
+    assert data.train is not None
+    assert data.train.pixels.shape[1] == 3
+
+
+# The cache
+
+
+@pytest.fixture
+def cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitreous.data.cache._WORTH", 1)
+
+
+def entries(cache: Path) -> list[Path]:
+    return sorted(cache.rglob("*.*"))
+
+
+@pytest.mark.usefixtures("cached")
+def test_a_second_load_decodes_nothing_and_is_equal(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells: list[bytes | None] = [png(row) for row in range(30)]
+    cells[4] = b"broken"
+    path = write(tmp_path / "a.parquet", cells=cells)
+    first = load(path, cache=cache)
+    monkeypatch.setattr("vitreous.data.parquet.decode_all", None)
+    again = load(path, cache=cache)
+    assert first.train is not None
+    assert again.train is not None
+    assert first.train.fingerprint() == again.train.fingerprint()
+    assert (first.train.ids, first.rejected, first.original) == (again.train.ids, again.rejected, again.original)
+    assert [each.suffix for each in entries(cache)] == [".safetensors"]
+
+
+@pytest.mark.usefixtures("cached")
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "pickle"])
+def test_a_damaged_entry_is_decoded_again(tmp_path: Path, cache: Path, damage: str) -> None:
+    path = write(tmp_path / "a.parquet")
+    first = load(path, cache=cache).train
+    entry = entries(cache)[0]
+    data = bytearray(entry.read_bytes())
+    data[-5] ^= 1
+    forged = {"flip": bytes(data), "cut": bytes(data[:-9]), "empty": b"", "pickle": b"\x80\x04cos\nsystem\n."}[damage]
+    entry.write_bytes(forged)
+    again = load(path, cache=cache).train
+    assert first is not None
+    assert again is not None
+    assert first.fingerprint() == again.fingerprint()
+    assert entry.read_bytes() != forged
+
+
+@pytest.mark.usefixtures("cached")
+def test_a_changed_source_and_another_size_are_decoded_anew(tmp_path: Path, cache: Path) -> None:
+    path = write(tmp_path / "a.parquet")
+    load(path, cache=cache)
+    load(path, cache=cache, size=8)
+    assert len(entries(cache)) == 2
+    write(path, cells=[png(row + 100) for row in range(30)])
+    data = load(path, cache=cache, val_fraction=0)
+    assert data.train is not None
+    expected = np.asarray(Image.open(io.BytesIO(png(100))))
+    np.testing.assert_array_equal(data.train.pixels[0].permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.usefixtures("cached")
+def test_a_cache_that_cannot_be_written_costs_only_a_note(tmp_path: Path, cache: Path) -> None:
+    cache.write_text("a file where the folder should be")
+    data = load(write(tmp_path / "a.parquet"), cache=cache)
+    assert data.train is not None
+    assert any("not kept" in note for note in data.notes)
+
+
+@pytest.mark.usefixtures("cached")
+def test_two_processes_may_fill_one_cache(tmp_path: Path, cache: Path) -> None:
+    path = write(tmp_path / "a.parquet")
+    code = (
+        "import sys, vitreous.data.cache as c; c._WORTH = 1; from pathlib import Path; from vitreous.data import load; "
+        "print(load(Path(sys.argv[1]), cache=Path(sys.argv[2])).train.fingerprint())"
+    )
+    command = [sys.executable, "-c", code, str(path), str(cache)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert len({process.communicate(timeout=60)[0] for process in running}) == 1
+    assert [process.returncode for process in running] == [0, 0]
+    assert len(entries(cache)) == 1
+
+
+# The hub
+
+
+def test_the_hub_is_read_through_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "snapshot" / "data" / "train-00000-of-00001.parquet")
+    asked = []
+
+    def snapshot_download(repository: str, **options: object) -> str:
+        asked.append((repository, options["repo_type"], options["allow_patterns"], options["revision"]))
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    data = load("hf:owner/pets@main")
+    assert data.name == "hf:owner/pets@main"
+    assert data.train is not None
+    assert asked == [("owner/pets", "dataset", ["*.parquet"], "main")]
+
+
+def test_the_hub_out_of_reach_is_one_clear_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot_download(repository: str, **options: object) -> str:
+        raise OSError("no\nnetwork\nhere")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(ValueError, match="no network here") as caught:
+        load("hf:owner/pets")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("source", ["hf:", "hf:pets", "hf:a/b/c", "hf:../x"])
+def test_a_malformed_hub_name_is_refused(source: str) -> None:
+    with pytest.raises(ValueError, match=r"hf:owner/name|could not be fetched"):
+        load(source)
+
+
+# Real sets, where they are
+
+
+def root_with(name: str) -> Path:
+    root = Path(os.environ.get("VITREOUS_DATA", "/nowhere"))
+    if not (root / name).is_dir():
+        pytest.skip(f"VITREOUS_DATA holds no {name}")
+    return root
+
+
+def test_the_jpeg_copy_of_cifar10_is_called_one(cache: Path) -> None:
+    root = root_with("cifar10-jpeg")
+    data = load("cifar10", data_root=root, splits=["test"], cache=cache)
+    assert data.name == "CIFAR-10 (JPEG copy)"
+    assert data.test is not None
+    assert data.test.pixels.shape == (10_000, 3, 32, 32)
+    assert torch.bincount(data.test.labels).tolist() == [1000] * 10
+    assert data.test.classes[:2] == ("airplane", "automobile")
+    start = time.perf_counter()
+    again = load("cifar10", data_root=root, splits=["test"], cache=cache).test
+    assert again is not None
+    assert again.fingerprint() == data.test.fingerprint()
+    assert time.perf_counter() - start < 5  # the cache is read; decoding is slower, but machines differ
+
+
+def test_fashion_mnist_keeps_one_channel(cache: Path) -> None:
+    root = root_with("fashion-mnist")
+    data = load("fashion-mnist", data_root=root, splits=["test"], cache=cache)
+    assert data.name == "Fashion-MNIST"
+    assert data.test is not None
+    assert data.test.pixels.shape == (10_000, 1, 28, 28)
