@@ -10,6 +10,7 @@ and registers), N = S + R*K tokens, D width, A heads, E = D/A width of a head, L
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ class ConvStem(nn.Module):
         stages = int(math.log2(patch))
         widths = [channels] + [width // 2 ** (stages - 1 - i) for i in range(stages)]
         self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, kernel_size=3, padding=1, bias=False) for a, b in zip(widths, widths[1:], strict=False)
+            nn.Conv2d(a, b, kernel_size=3, padding=1, bias=False) for a, b in itertools.pairwise(widths)
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -185,8 +186,16 @@ class ViTConfig:
         for name, known in (("stem", STEMS), ("pool", POOLS), ("positions", KINDS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: it is one of {', '.join(known)}")
-        if self.stem == "conv" and self.patch_size & (self.patch_size - 1):
-            raise ValueError(f"the conv stem halves the sides, so patch_size {self.patch_size} must be a power of 2")
+        if self.stem == "conv" and (self.patch_size < 2 or self.patch_size & (self.patch_size - 1)):
+            raise ValueError(
+                f"the conv stem halves the sides at least once, so patch_size {self.patch_size} must be a power of 2 "
+                f"from 2 on: change it, or use the patch stem"
+            )
+        if self.stem == "conv" and self.width < self.patch_size // 2:
+            raise ValueError(
+                f"the conv stem halves width {self.width} at each of its stages: "
+                f"patch_size {self.patch_size} needs a width of {self.patch_size // 2} or more"
+            )
 
     @property
     def grid(self) -> Grid:
