@@ -64,7 +64,7 @@ def advice() -> str:
 
 
 def wheels() -> list[str]:
-    """Where torch comes from: on Linux without an NVIDIA driver the CPU wheels, 3 GB smaller, if they can be reached."""
+    """Where torch comes from: on Linux without an NVIDIA driver the CPU wheels, 3 GB smaller, if reachable."""
     if sys.platform != "linux" or shutil.which("nvidia-smi") or os.path.exists("/proc/driver/nvidia"):
         return []
     try:
@@ -127,7 +127,7 @@ def checks() -> None:
 
 def main() -> None:
     if sys.version_info < (3, 11):  # noqa: UP036 (an older Python can start this file)
-        sys.exit(f"error: this is Python {sys.version.split()[0]}, vitreous needs 3.11 or newer: try python3.11 start.py")
+        sys.exit(f"error: this is Python {sys.version.split()[0]}, vitreous needs 3.11 or newer: use that one")
     if importlib.util.find_spec("venv") is None:
         sys.exit(f"error: {sys.executable} comes without the venv module: {advice()}")
     job = sys.argv[1:]

@@ -10,9 +10,16 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_ROOMS = {"load": "vitreous.data", "Classifier": "vitreous.classifier"}
+_ROOMS = {
+    "Classifier": "vitreous.classifier",
+    "Wish": "vitreous.recipes",
+    "evaluate_run": "vitreous.evaluate",
+    "heatmap_run": "vitreous.heatmaps",
+    "load": "vitreous.data",
+    "train_on": "vitreous.jobs",
+}
 
-__all__ = ["Classifier", "__version__", "load"]  # noqa: F822 (given by __getattr__)
+__all__ = ["Classifier", "Wish", "__version__", "evaluate_run", "heatmap_run", "load", "train_on"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,226 @@
+"""What people read in the terminal: the live display of a training run, tables, durations.
+
+Everything here goes to standard error: standard output belongs to programs (``--json``). Not here: parsing arguments.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from vitreous.train import Progress, Result
+
+LINE_EVERY = 10.0
+"""Seconds between two lines of progress where standard error is no terminal."""
+
+PHASES = {
+    "scan": "reading data",
+    "probe": "measuring",
+    "train": "training",
+    "evaluate": "evaluating",
+    "save": "saving",
+    "done": "done",
+}
+
+console = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """One line for people, exactly as it is: brackets in a file name are not markup."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """``0:42``, ``12:05``, ``1:02:03``."""
+    minutes, rest = divmod(int(max(seconds, 0.0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def percent(share: float | None) -> str:
+    """``98.3%``, or a dash for a share of nothing."""
+    return "-" if share is None else f"{share:.1%}"
+
+
+def share_done(progress: Progress, seconds: float) -> float | None:
+    """Which part of the run is over, 0 to 1, or None while nobody knows."""
+    if progress.budget:
+        return min(seconds / progress.budget, 1.0)
+    return min(progress.step / progress.steps, 1.0) if progress.steps else None
+
+
+def time_left(progress: Progress, seconds: float) -> float | None:
+    """Seconds to go: the rest of the budget, or else the planned steps that are left at the pace so far."""
+    if progress.budget:
+        return max(progress.budget - seconds, 0.0)
+    if not progress.steps or not progress.step or not progress.images_per_second:
+        return None
+    images_a_step = progress.images / progress.step
+    return (progress.steps - progress.step) * images_a_step / progress.images_per_second
+
+
+def figures(progress: Progress) -> str:
+    """The numbers of the moment in one line, those that exist already."""
+    parts = [
+        f"step {progress.step}" if progress.step else "",
+        f"epoch {progress.epoch:.2f}" if progress.epoch else "",
+        f"{progress.images_per_second:,.0f} images/s" if progress.images_per_second else "",
+        f"loss {progress.loss:.3f}" if progress.loss is not None else "",
+        f"validation {progress.accuracy:.1%}" if progress.accuracy is not None else "",
+        f"learning rate {progress.lr:.2e}" if progress.lr else "",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+class TrainingDisplay:
+    """A ``watch`` for :func:`vitreous.train.train`: a live bar in a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console = console) -> None:
+        self._console = console
+        self._latest: Progress | None = None
+        self._at = 0.0
+        self._shown: tuple[float | None, float] = (None, 0.0)  # accuracy and seconds of the last line
+        self._live = (
+            Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
+            if console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> TrainingDisplay:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        self._latest, self._at = progress, time.monotonic()
+        if progress.note:
+            self._console.print(Text(f"  {progress.note}"), soft_wrap=True)
+        if not self._live and self._is_due(progress):
+            self._line(progress)
+
+    def _is_due(self, progress: Progress) -> bool:
+        """A new figure for accuracy, or ten seconds later; every step would drown a log."""
+        accuracy, seconds = self._shown
+        return progress.accuracy != accuracy or progress.seconds - seconds >= LINE_EVERY
+
+    def _line(self, progress: Progress) -> None:
+        words = f"[{self._clock(progress, progress.seconds)}] {PHASES.get(progress.phase, progress.phase)}"
+        self._console.print(Text(f"{words} {figures(progress)}".rstrip()), soft_wrap=True)
+        self._shown = (progress.accuracy, progress.seconds)
+
+    @staticmethod
+    def _clock(progress: Progress, seconds: float) -> str:
+        budget = f" / {duration(progress.budget)}" if progress.budget else ""
+        return duration(seconds) + budget
+
+    def _render(self) -> RenderableType:
+        progress = self._latest
+        if progress is None:
+            return Text("starting ...")
+        seconds = progress.seconds + time.monotonic() - self._at  # the clock goes on between two reports
+        done, left = share_done(progress, seconds), time_left(progress, seconds)
+        row = Table.grid(padding=(0, 1))
+        row.add_row(
+            Text(PHASES.get(progress.phase, progress.phase), style="bold"),
+            ProgressBar(total=1.0, completed=done or 0.0, pulse=done is None, width=32),
+            Text(self._clock(progress, seconds), style="cyan"),
+            Text(f"{duration(left)} left" if left is not None else "", style="dim"),
+        )
+        return Group(row, Text(figures(progress)))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
+    """A table whose first column is left-aligned text and whose others are right-aligned figures."""
+    drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for index, column in enumerate(columns):
+        drawn.add_column(escape(column), justify="right" if index else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    console.print(drawn)
+
+
+def trained(result: Result, source: str) -> None:
+    """What a training run left, and the commands that come next."""
+    if result.interrupted:
+        say(f"stopped after {duration(result.seconds)}; the classifier so far is in {result.run}")
+        say(f"go on with  vitreous train {source} --out {result.run} --resume")
+    else:
+        rate = result.images / max(result.seconds, 1e-9)
+        say(f"{result.images:,} pictures in {duration(result.seconds)} ({rate:,.0f} images/s all in all)")
+        say(f"validation accuracy {percent(result.val_accuracy)}, classifier in {result.run}")
+        say(f"next        vitreous eval {result.run}\n            vitreous heatmap {result.run}")
+
+
+MOST_CLASSES = 30
+"""Classes of which a table shows each one; of more than that it shows the worst."""
+
+
+def evaluation(result: Mapping[str, Any]) -> None:
+    """The figures of one evaluation and the table of its classes."""
+    low, high = result["interval"]
+    say(
+        f"{result['dataset']}, {result['split']} split, {result['n']} pictures ({result['fingerprint']})\n"
+        f"accuracy           {result['accuracy']:.2%}  (95 % interval {low:.2%} to {high:.2%})\n"
+        f"loss               {result['loss']:.4f}\n"
+        f"calibration error  {result['calibration_error']:.2%}  (15 bins)"
+    )
+    rows = list(result["per_class"])
+    title = None
+    if len(rows) > MOST_CLASSES:
+        rows = sorted(rows, key=lambda row: (row["recall"] is None, row["recall"]))[:MOST_CLASSES]
+        title = f"the {MOST_CLASSES} of {len(result['per_class'])} classes that are found least often"
+    table(
+        ("class", "precision", "recall", "pictures"),
+        [(row["class"], percent(row["precision"]), percent(row["recall"]), str(row["n"])) for row in rows],
+        title,
+    )
+
+
+def data_set(facts: Mapping[str, Any]) -> None:
+    """What ``vitreous data`` says of a data set."""
+    size, splits = facts["size"], facts["splits"]
+    colours = "grayscale" if size["channels"] == 1 else "colour"
+    say(f"{facts['name']}: {len(facts['classes'])} classes, {size['height']} x {size['width']} pixels, {colours}")
+    if facts["original"]:
+        low, high = (f"{h} x {w}" for h, w in zip(facts["original"]["height"], facts["original"]["width"], strict=True))
+        say(f"original size {low}" if low == high else f"original sizes {low} to {high}")
+    say("mean " + " ".join(f"{v:.4f}" for v in facts["mean"]) + ", std " + " ".join(f"{v:.4f}" for v in facts["std"]))
+    for note in facts["notes"]:
+        say(f"  {note}")
+    table(
+        ("class", *splits),
+        [
+            *((name, *(str(split["per_class"][name]) for split in splits.values())) for name in facts["classes"]),
+            ("all", *(str(split["n"]) for split in splits.values())),
+        ],
+    )
+    for name, split in splits.items():
+        say(f"{name} {split['fingerprint']}")
+    rejected(facts["rejected"])
+
+
+MOST_REJECTED = 20
+
+
+def rejected(files: Sequence[Mapping[str, str]]) -> None:
+    """The files that were left out, each with its reason, the first of them if they are many."""
+    if files:
+        say(f"{len(files)} left out:")
+    for each in files[:MOST_REJECTED]:
+        say(f"  {each['path']}: {each['reason']}")
+    if len(files) > MOST_REJECTED:
+        say(f"  and {len(files) - MOST_REJECTED} more")

@@ -1,0 +1,100 @@
+"""A whole training run in one call: read the pictures, choose a config, train. ``vitreous train`` and Python share it.
+
+Not here: the choices (recipes.py), the loop (train.py), the display (console.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from vitreous.config import DataConfig, RunConfig, override
+from vitreous.data import DataSet, load
+from vitreous.recipes import Wish, plan
+from vitreous.runs import read_config
+from vitreous.train import Progress, Result, Watch, train
+
+MOST_REJECTED = 20
+"""Files left out that are named one by one; the others are counted."""
+
+
+def train_on(
+    wish: Wish,
+    out: str | Path,
+    *,
+    changes: Mapping[str, str] | None = None,
+    data_root: Path | None = None,
+    watch: Watch | None = None,
+    started: float | None = None,
+) -> Result:
+    """Train on what ``wish`` names into the new run folder ``out``.
+
+    ``changes`` replaces settings of the chosen config by path, as ``{"optim.lr": "0.01"}``; ``watch`` is told every
+    automatic choice as the note of a :class:`Progress`; a budget counts from ``started`` (``time.monotonic()``), now
+    if not given. Raises ValueError for what the user can mend, before training where that is possible.
+    """
+    started = time.monotonic() if started is None else started
+    changes = changes or {}
+    limits = RunConfig(budget=wish.budget, epochs=wish.epochs, steps=wish.steps)  # refused before pictures are read
+    held_out = override(limits, {path: text for path, text in changes.items() if path.startswith("data.")}).data
+    side = _whole("model.image_size", changes["model.image_size"]) if "model.image_size" in changes else None
+    data = _read(replace(held_out, source=wish.source), side, data_root)
+    config, reasons = plan(replace(wish, val_fraction=held_out.val_fraction), data)
+    config = override(config, changes)
+    asked = [f"as asked: {path}={text}" for path, text in changes.items()]
+    _tell(watch, [*_notes(data), *reasons, *asked], config, started)
+    return train(config, out, data, watch=watch, started=started)
+
+
+def resume(
+    run: str | Path,
+    source: str | None = None,
+    *,
+    data_root: Path | None = None,
+    watch: Watch | None = None,
+    started: float | None = None,
+) -> Result:
+    """Go on with a run that was stopped or killed, under its own config, from its newest whole checkpoint.
+
+    Raises ValueError where it was trained on another ``source``, FileNotFoundError where ``run`` is no run folder.
+    """
+    started = time.monotonic() if started is None else started
+    config = read_config(run)
+    if source is not None and source != config.data.source:
+        raise ValueError(f"{run} was trained on {config.data.source!r}, not on {source!r}: name the run with --out")
+    data = _read(config.data, config.model.image_size, data_root)
+    _tell(watch, _notes(data), config, started)
+    return train(config, run, data, resume=True, watch=watch, started=started)
+
+
+def _read(held_out: DataConfig, side: int | None, data_root: Path | None) -> DataSet:
+    return load(
+        held_out.source,
+        data_root=data_root,
+        size=side,
+        val_fraction=held_out.val_fraction,
+        seed=held_out.seed,
+        splits={"train", "val"},
+    )
+
+
+def _notes(data: DataSet) -> Iterator[str]:
+    yield from data.notes
+    for each in data.rejected[:MOST_REJECTED]:
+        yield f"left out: {each.path}: {each.reason}"
+    if len(data.rejected) > MOST_REJECTED:
+        yield f"left out: {len(data.rejected) - MOST_REJECTED} more"
+
+
+def _tell(watch: Watch | None, notes: list[str] | Iterator[str], config: RunConfig, started: float) -> None:
+    for note in notes:
+        if watch:
+            watch(Progress("scan", time.monotonic() - started, config.budget, note=note))
+
+
+def _whole(name: str, text: str) -> int:
+    if not text.strip().isdecimal():
+        raise ValueError(f"{name} is {text!r}: it must be a whole number")
+    return int(text)
