@@ -55,11 +55,8 @@ def test_transparency_is_laid_on_white(mode: str) -> None:
     image = Image.fromarray(noise()).convert(mode)
     alpha = np.linspace(0, 255, 120).reshape(12, 10).astype(np.uint8)
     image.putalpha(Image.fromarray(alpha))
-    colour = (
-        np.asarray(image.convert("RGB"), dtype=float)
-        if mode == "RGBA"
-        else np.asarray(image, dtype=float)[:, :, :1].repeat(3, 2)
-    )
+    samples = np.asarray(image, dtype=float)
+    colour = samples[:, :, :3] if mode == "RGBA" else samples[:, :, :1]
     expected = colour * alpha[:, :, None] / 255.0 + 255 - alpha[:, :, None]
     assert np.abs(decode(encoded(image)) - expected).max() <= 2
 

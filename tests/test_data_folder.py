@@ -288,6 +288,12 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     refused("cifr10", "cifr10", "did you mean 'cifar10'")
 
 
+@pytest.mark.parametrize("source", ["", "x" * 5000, "a\0b"])
+def test_what_is_no_path_is_refused(source: str) -> None:
+    with pytest.raises(ValueError, match=r"not a path|no such folder|no data set named"):
+        load(source)
+
+
 def test_folders_without_classes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     refused(tmp_path / "a", "empty")
@@ -304,6 +310,9 @@ def test_one_class_is_refused(tmp_path: Path) -> None:
 def test_an_empty_class_is_refused(pets: Path) -> None:
     (pets / "hen").mkdir()
     refused(pets, "hen", "empty")
+    (pets / "hen").rmdir()
+    (pets / "hen").symlink_to(pets)  # a loop: the whole set as one class of itself
+    refused(pets, "hen", "already read as")
 
 
 def test_a_class_of_one_picture_is_refused_unless_validation_is_there(tmp_path: Path) -> None:

@@ -30,7 +30,9 @@ def test_mean_and_deviation_equal_those_of_floats() -> None:
 
 def test_a_constant_channel_can_be_divided_by_its_deviation() -> None:
     flat = Images(torch.full((4, 1, 8, 8), 7, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]), ("a", "b"), tuple("wxyz"))
-    assert flat.mean_std() == ((pytest.approx(7 / 255),), (pytest.approx(1 / 255),))
+    mean, std = flat.mean_std()
+    assert mean == pytest.approx((7 / 255,))
+    assert std == pytest.approx((1 / 255,))
     with pytest.raises(ValueError, match="0 pictures"):
         flat.select([]).mean_std()
 
@@ -72,7 +74,7 @@ def test_the_hold_out_is_stratified_and_complete(fraction: float) -> None:
 
 
 def test_the_hold_out_of_a_seed_never_changes() -> None:
-    # Written down once: a seed that gave another split in a later version would let a model see its validation pictures.
+    # Written down once: were it another split in a later version, a resumed model would have seen its validation.
     assert split(torch.arange(40) % 4, 0.2, seed=7)[1].tolist() == SEED_7
 
 
@@ -152,3 +154,13 @@ def test_a_contact_sheet_of_nothing_is_refused(tmp_path: Path) -> None:
 def test_a_contact_sheet_takes_any_class_name(tmp_path: Path) -> None:
     data = Images(images(4).pixels, torch.tensor([0, 1, 0, 1]), ("\U0001f431", "a" * 300), tuple("abcd"))
     assert contact_sheet(data, tmp_path / "a.png", 1, 9).is_file()
+
+
+def test_the_python_of_the_page_on_data_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    exec(page.split("```python\n")[1].split("```")[0], {})
+    assert "per_class" in capsys.readouterr().out
+    assert (tmp_path / "digits.png").is_file()

@@ -225,10 +225,10 @@ def test_an_idx_file_of_another_shape_is_refused(tmp_path: Path, monkeypatch: py
 
 
 def test_a_data_root_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="--data-root is .*none"):
+    with pytest.raises(ValueError, match=r"--data-root is .*none"):
         load("cifar10", data_root=tmp_path / "none")
     monkeypatch.setenv("VITREOUS_DATA", str(tmp_path / "other"))
-    with pytest.raises(ValueError, match="VITREOUS_DATA is .*other"):
+    with pytest.raises(ValueError, match=r"VITREOUS_DATA is .*other"):
         load("cifar10")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def _write(path: Path, decoded: Decoded) -> None:
     kept = torch.from_numpy(decoded.kept)
     meta = {"about": about, "sha256": _digest(decoded.pixels, kept, about)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         save_file({"pixels": decoded.pixels, "kept": kept}, partial, metadata=meta)
         os.replace(partial, path)

@@ -56,8 +56,9 @@ def _spread(images: Images, count: int) -> list[int]:
     return order[:count]
 
 
-def contact_sheet(images: Images, path: Path, rows: int = 5, columns: int = 10) -> Path:
+def contact_sheet(images: Images, path: str | Path, rows: int = 5, columns: int = 10) -> Path:
     """Write a PNG of rows x columns pictures, each above its class name; returns `path`. Pixels stay unblurred."""
+    path = Path(path)
     if rows < 1 or columns < 1:
         raise ValueError(f"a contact sheet of {rows} x {columns}: take at least 1 row and 1 column")
     if not len(images):

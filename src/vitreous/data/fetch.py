@@ -7,6 +7,7 @@ import logging
 import os
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ def fetch(remote: Remote, folder: Path) -> Path:
     if path.is_file():
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{remote.name}.{os.getpid()}.partial"
+    partial = folder / f"{remote.name}.{uuid.uuid4().hex}.partial"
     logging.getLogger(__name__).warning("fetching %s (%.0f MB)", remote.url, remote.length / 1e6)
     try:
         with urllib.request.urlopen(remote.url, timeout=_TIMEOUT) as answer, partial.open("wb") as stream:

@@ -169,11 +169,13 @@ def _same_classes(classes: dict[str, dict[str, Path]]) -> tuple[str, ...]:
 def _scan(walk: _Walk, classes: dict[str, Path], split_name: str) -> Files:
     files = Files()
     for label, (name, folder) in enumerate(classes.items()):
+        before = len(walk.rejected)
         paths = list(walk.files(folder))
         if not paths:
+            refused = walk.rejected[before:]
+            why = f"holds no picture ({refused[0].path}: {refused[0].reason})" if refused else "is empty"
             raise ValueError(
-                f"class folder {printable(folder)!r} is empty: add pictures of {name!r} to {split_name}, or "
-                "remove the folder"
+                f"class folder {printable(folder)!r} {why}: add pictures of {name!r} to {split_name}, or remove it"
             )
         files.paths += paths
         files.labels += [label] * len(paths)

@@ -47,6 +47,8 @@ def load(
 
 def _read(source: str | Path, data_root: Path | None, wanted: set[str], size: int | None, cache: Path | None) -> Parts:
     if isinstance(source, str):
+        if not source:
+            raise ValueError("no data set named; give a folder, a parquet file, or one of digits, cifar10, ...")
         name = name_of(source)
         if name == "digits":
             return read_digits(wanted, size)
@@ -76,7 +78,11 @@ def _read_path(path: Path, wanted: set[str], size: int | None, cache: Path | Non
     from vitreous.data.folder import read_folder
     from vitreous.data.parquet import read_parquet, split_files
 
-    if not path.exists():
+    try:
+        there = path.exists()
+    except (OSError, ValueError) as error:  # too long for the file system, or with a zero byte
+        raise ValueError(f"{str(path)[:60]!r}: not a path ({getattr(error, 'strerror', None) or error})") from None
+    if not there:
         near = difflib.get_close_matches(str(path).lower(), ["digits", *NAMED], 1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; named sets are {', '.join(['digits', *NAMED])}"
         raise ValueError(f"{path}: no such folder or file, nor a named set{hint}")
