@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -113,6 +114,7 @@ def pack(model: nn.Module, optimizers: list[Optimizer]) -> tuple[dict[str, Tenso
     return tensors, plain
 
 
+@torch.no_grad()
 def unpack(tensors: Mapping[str, Tensor], plain: list[Any], model: nn.Module, optimizers: list[Optimizer]) -> None:
     """The inverse of :func:`pack`, into a model and optimisers of the same making.
 
@@ -127,6 +129,11 @@ def unpack(tensors: Mapping[str, Tensor], plain: list[Any], model: nn.Module, op
                 index, entry = name.removeprefix(prefix).split(".", 1)
                 state.setdefault(int(index), {})[entry] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": plain[number]})
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                for entry, tensor in optimizer.state[parameter].items():
+                    if tensor.shape == parameter.shape:  # fused kernels go by memory order, which a file does not keep
+                        optimizer.state[parameter][entry] = torch.empty_like(parameter).copy_(tensor)
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -161,7 +161,7 @@ class Classifier:
             model = build_model(config)
             load_weights(model, load_file(folder / "model.safetensors"))
             return cls(
-                model=model.eval(),
+                model=model.eval().to(memory_format=torch.channels_last),  # type: ignore[call-overload]
                 config=config,
                 classes=tuple(values["classes"]),
                 mean=tuple(values["mean"]),

@@ -34,7 +34,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.val_fraction < 1:
-            raise ValueError(f"val_fraction is {self.val_fraction}: it is a share of the training pictures between 0 and 1")
+            raise ValueError(
+                f"val_fraction is {self.val_fraction}: it is a share of the training pictures between 0 and 1"
+            )
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,12 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
     patch = patch_for(side)
     stem = wish.stem or ("conv" if patch > 1 else "patch")
     model = ViTConfig(
-        image_size=side, patch_size=patch, channels=channels, classes=len(data.classes), stem=stem, **PRESETS[size]
+        image_size=side,
+        patch_size=patch,
+        channels=channels,
+        classes=len(data.train.classes),
+        stem=stem,
+        **PRESETS[size],
     )
     if stem == "conv" and size == "nano":
         model = replace(model, depth=2)

@@ -113,7 +113,7 @@ class Run:
 
     def __init__(self, config: RunConfig, folder: Path, data: DataSet, started: float) -> None:
         self.config, self.folder = config, folder
-        self.images, self.validation = _check(config, data)
+        self.images, self.validation = check(config, data)
         self.batches = Batches(self.images, config)
         self.clock = Clock(config, started, self.batches.per_epoch)
         with torch.random.fork_rng(devices=[]):
@@ -141,9 +141,7 @@ class Run:
             **hardware(),
         }
         kept = self.averaged or self.model
-        return Classifier(
-            kept, self.config.model, self.images.classes, self.batches.mean, self.batches.std, provenance
-        )
+        return Classifier(kept, self.config.model, self.images.classes, self.batches.mean, self.batches.std, provenance)
 
     def save(self) -> None:
         tensors, plain = checkpoint.pack(self.model, self.optimizers)
@@ -219,6 +217,7 @@ def train(
     """
     tell = watch or (lambda progress: None)
     folder = Path(out)
+    check(config, data)
     prepare(folder, config, resume)
     run = Run(config, folder, data, time.monotonic() if started is None else started)
     clock, batches, journal = run.clock, run.batches, Journal(folder)
@@ -273,23 +272,21 @@ def train(
 
         tell(Progress("save", clock.elapsed(), config.budget, run.step, clock.steps, accuracy=accuracy))
         run.save()
-        run.model.eval()
-        final = None
-        if not interrupted:
-            final_loss, final = measure(classifier, run.validation, None)
+        images, final = run.step * batches.batch, None
+        classifier.provenance.update(seed=config.seed, images=images, val_accuracy=None)
+        classifier = Classifier.load(classifier.save(folder / "classifier"))
+        if not interrupted:  # what is measured is what was saved
+            final_loss, final = measure(classifier, run.validation)
             last = Progress("done", clock.elapsed(), config.budget, run.step, epoch=run.step / batches.per_epoch)
             journal.write(**_line(last, "val", final_loss, final), n=len(run.validation), final=True)
-        images = run.step * batches.batch
-        classifier.provenance.update(
-            seed=config.seed, images=images, train_seconds=round(clock.elapsed(), 1), val_accuracy=final
-        )
-        classifier.save(folder / "classifier")
+            classifier.provenance.update(val_accuracy=final, seconds=round(clock.elapsed(), 1))
+            classifier.save(folder / "classifier")
     tell(Progress("done", clock.elapsed(), config.budget, run.step, clock.steps, images=images, accuracy=final))
     return Result(folder, clock.elapsed(), images, final, classifier, interrupted)
 
 
 @torch.no_grad()
-def measure(classifier: Classifier, images: Images, plan: Plan | None) -> tuple[float, float]:
+def measure(classifier: Classifier, images: Images, plan: Plan | None = None) -> tuple[float, float]:
     """Mean cross entropy and top-1 accuracy; under ``plan`` in the run's number type, without it in fp32."""
     classifier.model.eval()
     with plan.autocast() if plan else contextlib.nullcontext():
@@ -325,7 +322,7 @@ def _line(seen: Progress, split: str, loss: float, accuracy: float | None) -> di
     }
 
 
-def _check(config: RunConfig, data: DataSet) -> tuple[Images, Images]:
+def check(config: RunConfig, data: DataSet) -> tuple[Images, Images]:
     """Training and validation pictures that fit the config, or a ValueError that says what to do."""
     images, validation = data.train, data.val
     if images is None or len(images) == 0:

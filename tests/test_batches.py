@@ -1,0 +1,53 @@
+"""Batches depend on the step alone, and an epoch shows every picture once."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from vitreous.augment import AugmentConfig
+from vitreous.batches import Batches
+from vitreous.config import RunConfig
+from vitreous.data import DataSet
+
+CPU = torch.device("cpu")
+
+
+def test_an_epoch_shows_each_picture_once_and_the_next_in_another_order(squares: DataSet, tiny_run: RunConfig) -> None:
+    assert squares.train is not None
+    batches = Batches(squares.train, tiny_run)
+    epochs = [torch.cat([batches.chosen(e * 8 + i) for i in range(8)]) for e in range(2)]
+    assert all(sorted(epoch.tolist()) == list(range(128)) for epoch in epochs)
+    assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_a_step_s_batch_does_not_depend_on_what_came_before(squares: DataSet, tiny_run: RunConfig) -> None:
+    assert squares.train is not None
+    augment = AugmentConfig(flip=True, shift=0.25, randaugment=1, mixup=0.5, cutmix=0.5, erase=0.5)
+    config = dataclasses.replace(tiny_run, augment=augment)
+    walked = Batches(squares.train, config)
+    for step in range(20):
+        inputs, targets = walked.at(step, 8, CPU)
+    again, same = Batches(squares.train, config).at(19, 8, CPU)
+    assert torch.equal(inputs, again)
+    assert torch.equal(targets, same)
+    other, _ = Batches(squares.train, dataclasses.replace(config, seed=1)).at(19, 8, CPU)
+    assert not torch.equal(inputs, other)
+
+
+def test_batches_are_normalised_sized_and_one_hot(squares: DataSet, tiny_run: RunConfig) -> None:
+    assert squares.train is not None
+    batches = Batches(squares.train, tiny_run)
+    everything = torch.cat([batches.at(step, 8, CPU)[0] for step in range(8)])
+    assert everything.mean().abs() < 1e-4
+    assert (everything.std() - 1).abs() < 1e-3
+    inputs, targets = batches.at(0, 4, CPU)
+    assert inputs.shape == (16, 3, 4, 4)
+    assert torch.equal(targets.argmax(1), squares.train.labels[batches.chosen(0)])
+
+
+def test_a_batch_is_never_larger_than_the_data(squares: DataSet, tiny_run: RunConfig) -> None:
+    assert squares.train is not None
+    few = squares.train.select(range(10))
+    assert len(Batches(few, tiny_run).chosen(3)) == 10

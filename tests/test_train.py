@@ -1,0 +1,186 @@
+"""The loop: it learns, it keeps its promise of time, it repeats and resumes to the bit, and it stops before harm."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from vitreous import train as training
+from vitreous.augment import AugmentConfig
+from vitreous.classifier import Classifier
+from vitreous.config import RunConfig, override
+from vitreous.data import DataSet
+from vitreous.train import Diverged, Progress, train
+
+
+def weights_hash(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def losses(run: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if line["split"] == "train"}
+
+
+def test_it_learns_and_leaves_a_run_folder(tmp_path: Path, squares: DataSet, tiny_run: RunConfig) -> None:
+    config = dataclasses.replace(tiny_run, steps=100)
+    result = train(config, tmp_path / "run", squares)
+    assert result.val_accuracy is not None
+    assert result.val_accuracy > 0.9
+    assert result.images == 1600
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"config.json", "metrics.jsonl", "train.log", "checkpoints", "classifier"} <= names
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert {"seconds", "step", "epoch", "split", "loss", "accuracy", "lr"} <= set(lines[0])
+    assert lines[-1]["split"] == "val"
+    assert lines[-1]["accuracy"] == result.val_accuracy
+    loaded = Classifier.load(tmp_path / "run")
+    assert squares.val is not None
+    assert torch.equal(loaded.logits(squares.val.pixels), result.classifier.logits(squares.val.pixels))
+
+
+def test_thirty_two_pictures_are_learnt_by_heart(tmp_path: Path, squares: DataSet, tiny_run: RunConfig) -> None:
+    assert squares.train is not None
+    few = dataclasses.replace(squares.train.select(range(32)), labels=torch.randint(0, 4, (32,)))
+    data = dataclasses.replace(squares, train=few, val=few)
+    config = dataclasses.replace(tiny_run, steps=200, batch=32, label_smoothing=0.0)
+    result = train(override(config, {"model.width": "32"}), tmp_path / "run", data)
+    assert result.val_accuracy == 1.0
+
+
+def test_shuffled_labels_teach_nothing_about_other_pictures(
+    tmp_path: Path, squares: DataSet, tiny_run: RunConfig
+) -> None:
+    assert squares.train is not None
+    labels = squares.train.labels[torch.randperm(128, generator=torch.Generator().manual_seed(0))]
+    data = dataclasses.replace(squares, train=dataclasses.replace(squares.train, labels=labels))
+    result = train(dataclasses.replace(tiny_run, steps=100), tmp_path / "run", data)
+    assert result.val_accuracy is not None
+    assert abs(result.val_accuracy - 0.25) <= 3 * (0.25 * 0.75 / 32) ** 0.5
+
+
+def test_same_seed_same_weights_other_seed_others(tmp_path: Path, squares: DataSet, tiny_run: RunConfig) -> None:
+    first = train(tiny_run, tmp_path / "a", squares)
+    second = train(tiny_run, tmp_path / "b", squares)
+    other = train(dataclasses.replace(tiny_run, seed=1), tmp_path / "c", squares)
+    assert weights_hash(first.classifier.model) == weights_hash(second.classifier.model)
+    assert weights_hash(first.classifier.model) != weights_hash(other.classifier.model)
+
+
+class Stop(Exception):
+    """Stands for a kill at an arbitrary step: nothing after it runs."""
+
+
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(
+    tmp_path: Path, squares: DataSet, tiny_run: RunConfig, monkeypatch: pytest.MonkeyPatch, stem: str
+) -> None:
+    everything = AugmentConfig(flip=True, shift=0.25, randaugment=1, mixup=0.3, cutmix=0.3, erase=0.3)
+    config = override(dataclasses.replace(tiny_run, augment=everything, ema=0.9, steps=60), {"model.stem": f'"{stem}"'})
+    monkeypatch.setattr(training, "LOG_STEPS", 1)
+    whole = train(config, tmp_path / "whole", squares)
+
+    def kill(progress: Progress) -> None:
+        if progress.step == 37 and progress.phase == "train":
+            raise Stop
+
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(Stop):
+        train(config, tmp_path / "killed", squares, watch=kill)
+    resumed = train(config, tmp_path / "killed", squares, resume=True)
+    assert weights_hash(resumed.classifier.model) == weights_hash(whole.classifier.model)
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+def test_a_budget_is_kept_and_used(tmp_path: Path, squares: DataSet, tiny_run: RunConfig) -> None:
+    seen: list[Progress] = []
+    config = dataclasses.replace(tiny_run, steps=None, budget=6.0)
+    started = time.monotonic()
+    result = train(config, tmp_path / "run", squares, started=started, watch=seen.append)
+    assert 4.0 < time.monotonic() - started < 6.3
+    assert result.seconds == pytest.approx(time.monotonic() - started, abs=0.3)
+    trained = [p for p in seen if p.phase == "train"]
+    assert trained[-1].lr < 0.02 * max(p.lr for p in trained)
+
+
+def test_a_budget_too_short_to_train_is_refused_with_the_least_that_works(
+    tmp_path: Path, squares: DataSet, tiny_run: RunConfig
+) -> None:
+    config = dataclasses.replace(tiny_run, steps=None, budget=5.0)
+    with pytest.raises(ValueError, match=r"too short.*\n.*--budget \d+s"):
+        train(config, tmp_path / "run", squares, started=time.monotonic() - 4.9)
+
+
+def test_a_loss_that_is_no_number_stops_before_the_update(
+    tmp_path: Path, squares: DataSet, tiny_run: RunConfig
+) -> None:
+    config = override(tiny_run, {"optim.lr": "1e30", "optim.muon_lr": "1e30", "optim.warmup": "0.0"})
+    with pytest.raises(Diverged, match=r"(?s)loss became (nan|inf) at step \d+ .*made/\d+.*Try lower rates"):
+        train(config, tmp_path / "run", squares)
+    assert not (tmp_path / "run/classifier").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_leaves_a_usable_classifier_and_resume_goes_on(
+    tmp_path: Path, squares: DataSet, tiny_run: RunConfig, number: signal.Signals
+) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.step == 11 and progress.phase == "train":
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    result = train(tiny_run, tmp_path / "run", squares, watch=interrupt)
+    assert result.interrupted
+    assert result.val_accuracy is None
+    assert signal.getsignal(number) == before
+    assert squares.val is not None
+    assert len(Classifier.load(tmp_path / "run").predict(squares.val.pixels)) == 32
+    finished = train(tiny_run, tmp_path / "run", squares, resume=True)
+    whole = train(tiny_run, tmp_path / "whole", squares)
+    assert weights_hash(finished.classifier.model) == weights_hash(whole.classifier.model)
+
+
+def test_it_runs_in_a_thread_where_no_signal_can_be_heard(
+    tmp_path: Path, squares: DataSet, tiny_run: RunConfig
+) -> None:
+    results = []
+    thread = threading.Thread(target=lambda: results.append(train(tiny_run, tmp_path / "run", squares)))
+    thread.start()
+    thread.join()
+    assert len(results) == 1
+
+
+def test_what_does_not_fit_together_is_refused(tmp_path: Path, squares: DataSet, tiny_run: RunConfig) -> None:
+    train(tiny_run, tmp_path / "run", squares)
+    with pytest.raises(ValueError, match="already holds a run"):
+        train(tiny_run, tmp_path / "run", squares)
+    with pytest.raises(ValueError, match=r"another configuration: optim\.lr: 0\.\d+ -> 0\.5"):
+        train(override(tiny_run, {"optim.lr": "0.5"}), tmp_path / "run", squares, resume=True)
+    with pytest.raises(FileNotFoundError, match="no run folder"):
+        train(tiny_run, tmp_path / "nothing", squares, resume=True)
+    with pytest.raises(ValueError, match="no validation pictures"):
+        train(tiny_run, tmp_path / "other", dataclasses.replace(squares, val=None))
+    with pytest.raises(ValueError, match="4 classes and the model 5"):
+        train(override(tiny_run, {"model.classes": "5"}), tmp_path / "other", squares)
+    with pytest.raises(ValueError, match="pictures are 8 x 8"):
+        train(override(tiny_run, {"model.image_size": "16"}), tmp_path / "other", squares)
+    assert squares.train is not None
+    swapped = dataclasses.replace(squares, train=squares.train.select(range(100)))
+    with pytest.raises(ValueError, match="not those that"):
+        train(tiny_run, tmp_path / "run", swapped, resume=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        train(tiny_run, tmp_path / "file/run", squares)
