@@ -66,5 +66,5 @@ def test_the_size_follows_the_phases_and_ends_at_the_model_s() -> None:
     assert RunConfig(steps=1).size_at(0.0) == 32
     with pytest.raises(ValueError, match="no multiple of the patch"):
         RunConfig(steps=1, phases=(Phase(18, 1.0), Phase(32, 1.0)))
-    with pytest.raises(ValueError, match="end at the latter"):
+    with pytest.raises(ValueError, match="end at that"):
         RunConfig(steps=1, phases=(Phase(16, 1.0),))

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Which changes are made, and how strong. Flip and shift suit short runs; the others repay themselves in long ones."""
+    """Which changes are made, and how strong. Flip and shift suit short runs; the others suit long ones."""
 
     flip: bool = True
     """Mirror left to right; off where left and right carry meaning (digits)."""
@@ -65,7 +65,7 @@ def shift(images: Tensor, share: float, generator: Generator) -> Tensor:
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Shrinks or enlarges to (B, C, size, size), bilinear and antialiased; the same pictures where the size is theirs."""
+    """Shrinks or enlarges to (B, C, size, size), bilinear and antialiased; nothing where the size is theirs."""
     if images.shape[-2:] == (size, size):
         return images
     resized = F.interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True)
@@ -112,7 +112,7 @@ def randaugment(images: Tensor, operations: int, generator: Generator) -> Tensor
     """A few random changes of colour and geometry to each float picture with values in 0..1 (Cubuk et al. 2020).
 
     Each of ``operations`` rounds draws one of: nothing, brightness, contrast, saturation, inversion of the brightest
-    values (solarise), fewer levels (posterise), rotation, shear, shift, zoom; strengths are drawn anew for each picture.
+    values (solarise), fewer levels (posterise), rotation, shear, shift, zoom; every picture has its own strengths.
     """
     for _ in range(operations):
         images = _one_random_change(images, generator)

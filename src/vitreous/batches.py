@@ -56,7 +56,7 @@ class Batches:
         return self._order[position * self.batch : (position + 1) * self.batch]
 
     def at(self, step: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Pictures and targets of a step: float (B, C, size, size), normalised, and class probabilities (B, classes)."""
+        """A step: float pictures (B, C, size, size), normalised, and class probabilities (B, classes)."""
         config, generator = self.config.augment, generator_for("augment", self.config.seed, step)
         chosen = self.chosen(step)
         where = chosen.to(self.images.pixels.device)

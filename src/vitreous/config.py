@@ -100,7 +100,7 @@ class RunConfig:
                 raise ValueError(f"a phase's share is {phase.share}: it must be above 0")
         if self.phases and self.phases[-1].size != self.model.image_size:
             raise ValueError(
-                f"the last phase has {self.phases[-1].size} pixels and the model {self.model.image_size}: end at the latter"
+                f"the last phase has {self.phases[-1].size} pixels and the model {self.model.image_size}: end at that"
             )
 
     def size_at(self, progress: float) -> int:

@@ -37,7 +37,7 @@ class OptimConfig:
 
 
 def lr_at(progress: float, config: OptimConfig) -> float:
-    """The factor on every peak rate when ``progress`` (0 to 1) of the run is done: a linear rise, a linear fall to 0."""
+    """The factor on every peak rate at a ``progress`` from 0 to 1: a linear rise, then a linear fall to 0."""
     if progress < config.warmup:
         return progress / config.warmup
     return max(0.0, (1.0 - progress) / (1.0 - config.warmup))

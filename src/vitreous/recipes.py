@@ -6,7 +6,7 @@ What the numbers below rest on is in docs/results.md (what won) and docs/log.md 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vitreous.augment import AugmentConfig
 from vitreous.config import DataConfig, Phase, RunConfig, nearest
@@ -41,17 +41,18 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
 
     size = wish.size or "nano"
     patch = patch_for(side)
-    stem = wish.stem or ("conv" if patch > 1 else "patch")
+    stem = wish.stem or "conv"
+    dial = PRESETS[size]
     model = ViTConfig(
         image_size=side,
         patch_size=patch,
         channels=channels,
         classes=len(data.train.classes),
+        width=dial["width"],
+        depth=2 if stem == "conv" and size == "nano" else dial["depth"],
+        heads=dial["heads"],
         stem=stem,
-        **PRESETS[size],
     )
-    if stem == "conv" and size == "nano":
-        model = replace(model, depth=2)
     rows, columns = model.grid
     notes.append(
         f"{size}: {model.depth} blocks of width {model.width} with {model.heads} heads, {stem} stem; "

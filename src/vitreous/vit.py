@@ -10,7 +10,6 @@ and registers), N = S + R*K tokens, D width, A heads, E = D/A width of a head, L
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitreous.positions import KINDS, Grid
+from vitreous.stems import ConvStem, PatchEmbed
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -102,47 +102,6 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class PatchEmbed(nn.Module):
-    """One token a patch: a convolution whose stride is its kernel.
-
-    The same numbers as cutting the image into patches, flattening each and applying one linear layer.
-    """
-
-    def __init__(self, channels: int, patch: int, width: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, D, R, K)."""
-        return self.proj(images)
-
-
-class ConvStem(nn.Module):
-    """Tokens from overlapping convolutions, each followed by a pool that halves the sides (Hassani et al. 2021, CCT).
-
-    It knows that neighbouring pixels belong together, which a plain patch embedding has to learn: better on little
-    data and in little time. A patch side of P = 2^n takes n stages.
-    """
-
-    def __init__(self, channels: int, patch: int, width: int) -> None:
-        super().__init__()
-        stages = int(math.log2(patch))
-        widths = [channels] + [width // 2 ** (stages - 1 - i) for i in range(stages)]
-        self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, kernel_size=3, padding=1, bias=False) for a, b in itertools.pairwise(widths)
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, D, R, K)."""
-        x = images
-        for conv in self.convs:
-            x = F.max_pool2d(F.gelu(conv(x)), kernel_size=2)
-        return x
-
-
-STEMS: dict[str, Callable[[int, int, int], nn.Module]] = {"patch": PatchEmbed, "conv": ConvStem}
-
-
 @dataclass(frozen=True)
 class ViTConfig:
     """The architecture. Sizes that cannot be are refused here, before any work starts."""
@@ -158,6 +117,8 @@ class ViTConfig:
     mlp_ratio: float = 4.0
     stem: str = "patch"
     """``patch``: one strided convolution; ``conv``: overlapping convolutions and pools."""
+    stem_depth: int = 2
+    """Residual convolutions on the token grid; in the conv stem only."""
     pool: str = "class"
     """What the head reads: the ``class`` token, or the ``mean`` of the patch tokens (then there is no class token)."""
     registers: int = 0
@@ -183,19 +144,16 @@ class ViTConfig:
             raise ValueError(
                 f"heads {self.heads} does not divide width {self.width}: use {', '.join(map(str, fits))} heads"
             )
-        for name, known in (("stem", STEMS), ("pool", POOLS), ("positions", KINDS)):
+        for name, known in (("stem", ("patch", "conv")), ("pool", POOLS), ("positions", KINDS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: it is one of {', '.join(known)}")
-        if self.stem == "conv" and (self.patch_size < 2 or self.patch_size & (self.patch_size - 1)):
+        if self.stem == "conv" and self.patch_size & (self.patch_size - 1):
             raise ValueError(
-                f"the conv stem halves the sides at least once, so patch_size {self.patch_size} must be a power of 2 "
-                f"from 2 on: change it, or use the patch stem"
+                f"the conv stem halves the sides, so patch_size {self.patch_size} must be a power of 2: "
+                f"change it, or use the patch stem"
             )
-        if self.stem == "conv" and self.width < self.patch_size // 2:
-            raise ValueError(
-                f"the conv stem halves width {self.width} at each of its stages: "
-                f"patch_size {self.patch_size} needs a width of {self.patch_size // 2} or more"
-            )
+        if self.stem_depth < 0:
+            raise ValueError(f"stem_depth is {self.stem_depth}: it must be 0 or more")
 
     @property
     def grid(self) -> Grid:
@@ -225,7 +183,11 @@ class ViT(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_embed = STEMS[config.stem](config.channels, config.patch_size, config.width)
+        self.patch_embed = (
+            PatchEmbed(config.channels, config.patch_size, config.width)
+            if config.stem == "patch"
+            else ConvStem(config.channels, config.patch_size, config.width, config.stem_depth)
+        )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.pool == "class" else None
         self.reg_token = nn.Parameter(torch.zeros(1, config.registers, config.width)) if config.registers else None
         table = KINDS[config.positions].table(config.grid, config.width, config.special)

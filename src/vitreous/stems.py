@@ -1,0 +1,75 @@
+"""Ways to turn an image into a grid of token vectors. Torch only.
+
+The plain one, of the paper, is a single strided convolution. The convolutional one knows that neighbouring pixels
+belong together, which a plain patch embedding has to learn: far better on little data and in little time.
+
+Shapes: B batch, C channels, H W pixels, P patch side, R = H/P rows and K = W/P columns of patches, D width.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PatchEmbed(nn.Module):
+    """One token a patch: a convolution whose stride is its kernel (Dosovitskiy et al. 2020, section 3.1).
+
+    The same numbers as cutting the image into patches, flattening each and applying one linear layer.
+    """
+
+    def __init__(self, channels: int, patch: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, D, R, K)."""
+        return self.proj(images)
+
+
+class ConvNorm(nn.Module):
+    """A 3 x 3 convolution and batch normalisation.
+
+    The filters are kept as the matrix that they are, (out, in * 9), so that Muon can treat them as one.
+    """
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.weight = nn.Parameter(torch.randn(out, channels * 9) * math.sqrt(2 / (channels * 9)))
+        self.norm = nn.BatchNorm2d(out)
+
+    def forward(self, x: Tensor, pool: bool = False) -> Tensor:
+        """(B, channels, H, W) -> (B, out, H, W), or with half the sides after a 2 x 2 maximum."""
+        filters = self.weight.unflatten(1, (self.channels, 3, 3)).contiguous(memory_format=torch.channels_last)
+        x = F.conv2d(x, filters, padding=1)
+        return self.norm(F.max_pool2d(x, 2) if pool else x)
+
+
+class ConvStem(nn.Module):
+    """Overlapping convolutions, a pool for each halving of the sides, then residual convolutions on the token grid.
+
+    After Hassani et al. 2021 (Compact Transformers) and Xiao et al. 2021 (early convolutions help transformers see
+    better). A patch side of P = 2^n takes n pools.
+    """
+
+    def __init__(self, channels: int, patch: int, width: int, depth: int) -> None:
+        super().__init__()
+        stages = max(1, int(math.log2(patch)))
+        self.pool = patch > 1
+        widths = [channels] + [max(1, width // 2 ** (stages - 1 - i)) for i in range(stages)]
+        self.stages = nn.ModuleList(ConvNorm(a, b) for a, b in itertools.pairwise(widths))
+        self.residual = nn.ModuleList(ConvNorm(width, width) for _ in range(depth))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, D, R, K)."""
+        x = images
+        for stage in self.stages:
+            x = F.gelu(stage(x, pool=self.pool))
+        for layer in self.residual:
+            x = x + F.gelu(layer(x))
+        return x
