@@ -42,7 +42,7 @@ def train_on(
     side = _whole("model.image_size", changes["model.image_size"]) if "model.image_size" in changes else None
     data = _read(replace(held_out, source=wish.source), side, data_root)
     config, reasons = plan(replace(wish, val_fraction=held_out.val_fraction), data)
-    config = override(config, changes)
+    config = override(config, dict(changes))
     asked = [f"as asked: {path}={text}" for path, text in changes.items()]
     _tell(watch, [*_notes(data), *reasons, *asked], config, started)
     return train(config, out, data, watch=watch, started=started)
