@@ -51,17 +51,17 @@ def flip(images: Tensor, generator: Generator) -> Tensor:
 
 def shift(images: Tensor, share: float, generator: Generator) -> Tensor:
     """Moves each picture by up to ``share`` of its side in both directions; the border is filled by reflection."""
-    batch, channels, height, width = images.shape
+    batch, _, height, width = images.shape
     reach = min(round(share * min(height, width)), min(height, width) - 1)
     if reach < 1:
         return images
-    padding = F.pad(images.float(), (reach,) * 4, mode="reflect").to(images.dtype)
     top, left = torch.randint(0, 2 * reach + 1, (2, batch), generator=generator).to(images.device)
-    rows = (top[:, None] + torch.arange(height, device=images.device)).view(batch, 1, height, 1)
-    columns = (left[:, None] + torch.arange(width, device=images.device)).view(batch, 1, 1, width)
-    picture = torch.arange(batch, device=images.device).view(-1, 1, 1, 1)
-    channel = torch.arange(channels, device=images.device).view(1, -1, 1, 1)
-    return padding[picture, channel, rows, columns]
+    rows = _reflected(height, reach, images.device)[top[:, None] + torch.arange(height, device=images.device)]  # (B, H)
+    columns = _reflected(width, reach, images.device)[
+        left[:, None] + torch.arange(width, device=images.device)
+    ]  # (B, W)
+    picture = torch.arange(batch, device=images.device)
+    return images[picture[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def resize(images: Tensor, size: int) -> Tensor:
@@ -171,3 +171,9 @@ def _rectangles(top: Tensor, left: Tensor, tall: Tensor, wide: Tensor, height: i
     columns = torch.arange(width).view(1, 1, 1, -1)
     top, left, tall, wide = (value.view(-1, 1, 1, 1) for value in (top, left, tall, wide))
     return (rows >= top) & (rows < top + tall) & (columns >= left) & (columns < left + wide)
+
+
+def _reflected(length: int, reach: int, device: torch.device) -> Tensor:
+    """Where each pixel of a line lies that is continued by reflection: (length + 2 * reach,) places in 0..length-1."""
+    places = torch.arange(-reach, length + reach, device=device).abs()
+    return torch.where(places < length, places, 2 * (length - 1) - places)
