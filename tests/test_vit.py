@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from vitreous.arrays import flatten_patches
-from vitreous.vit import PRESETS, Attention, Block, ConvStem, PatchEmbed, ViT, ViTConfig, use_attention
+from vitreous.stems import ConvStem, PatchEmbed
+from vitreous.vit import PRESETS, Attention, Block, ViT, ViTConfig, use_attention
 
 SMALL: dict[str, Any] = {"image_size": 16, "patch_size": 4, "classes": 5, "width": 32, "depth": 2, "heads": 4}
 
