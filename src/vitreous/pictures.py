@@ -126,7 +126,7 @@ SIDE, SEAM, BETWEEN, TITLE, TOP, FOOT = 1.3, 0.05, 0.3, 0.46, 0.1, 0.62
 def gallery(panels: Sequence[Panel], path: Path, caption: str = "") -> Path:
     """Draw pictures, each beside its map laid over it, with true and predicted class; all of one size. PNG.
 
-    Colours show attention over an even share and mean the same in every map, so an even map looks even.
+    Colours show attention over an even share and mean the same in every map; they span at least 0.5 to 1.5.
     """
     if not 1 <= len(panels) <= MOST_PANELS:
         raise ValueError(f"a gallery of {len(panels)} pictures: give 1 to {MOST_PANELS}")
@@ -138,7 +138,7 @@ def gallery(panels: Sequence[Panel], path: Path, caption: str = "") -> Path:
     figure = blank(width, height)
     heats = [panel.map * panel.map.size / max(float(panel.map.sum()), 1e-12) for panel in panels]  # 1 is an even share
     low, high = np.quantile(np.stack(heats), (0.02, 0.98))  # one stray patch must not turn all the others dark
-    scale = (float(min(low, 0.9)), float(max(high, 1.1)))
+    scale = (float(min(low, 0.5)), float(max(high, 1.5)))  # never so narrow that nearly even maps look dramatic
     for number, (panel, heat) in enumerate(zip(panels, heats, strict=True)):
         left = BETWEEN + (number % columns) * step
         bottom = height - TOP - (number // columns + 1) * (tall + TITLE)
