@@ -176,6 +176,10 @@ def train(
         str | None,
         typer.Option(metavar="NAME", help="nano, tiny, small or base; else chosen for data, time and machine."),
     ] = None,
+    stem: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="patch: the paper's plain embedding; conv: learns faster. Else conv."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of initial weights, order and augmentation; else 0.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps; else auto.")] = None,
     data_root: DataRoot = None,
@@ -194,17 +198,23 @@ def train(
     folder = out or (latest if again else fresh)(Path("runs"), slug(source))
     with console.TrainingDisplay() as display:
         if again:
-            given = {"size": size, "budget": budget, "epochs": epochs, "steps": steps, "seed": seed, "device": device}
+            given = {
+                "size": size,
+                "stem": stem,
+                "budget": budget,
+                "epochs": epochs,
+                "steps": steps,
+                "seed": seed,
+                "device": device,
+            }
             refuse_changes([f"--{name}" for name, value in given.items() if value is not None], changes)
             result = jobs.resume(folder, source, data_root=data_root, watch=display, started=STARTED)
         else:
             limit = seconds(budget) if budget is not None else None
             if budget is None and epochs is None and steps is None:
                 limit = DEFAULT_BUDGET
-            wish = Wish(source, limit, epochs, steps, size, seed=seed or 0, device=device or "auto")
-            result = jobs.train_on(
-                wish, folder, changes=changes, data_root=data_root, watch=display, started=STARTED
-            )
+            wish = Wish(source, limit, epochs, steps, size, stem, seed=seed or 0, device=device or "auto")
+            result = jobs.train_on(wish, folder, changes=changes, data_root=data_root, watch=display, started=STARTED)
     console.trained(result, source)
     if as_json:
         emit(

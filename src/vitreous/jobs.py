@@ -40,7 +40,10 @@ def train_on(
     limits = RunConfig(budget=wish.budget, epochs=wish.epochs, steps=wish.steps)  # refused before pictures are read
     held_out = override(limits, {path: text for path, text in changes.items() if path.startswith("data.")}).data
     side = _whole("model.image_size", changes["model.image_size"]) if "model.image_size" in changes else None
-    data = _read(replace(held_out, source=wish.source), side, data_root)
+    held_out = replace(held_out, source=wish.source)
+    data = _read(held_out, side, data_root)
+    if side is None and (fitting := _fitting_side(data)) is not None:
+        data = _read(held_out, fitting, data_root)
     config, reasons = plan(replace(wish, val_fraction=held_out.val_fraction), data)
     config = override(config, dict(changes))
     asked = [f"as asked: {path}={text}" for path, text in changes.items()]
@@ -78,6 +81,16 @@ def _read(held_out: DataConfig, side: int | None, data_root: Path | None) -> Dat
         seed=held_out.seed,
         splits={"train", "val"},
     )
+
+
+def _fitting_side(data: DataSet) -> int | None:
+    """The side to read pictures at whose own is not square or no multiple of 4; None where theirs will do."""
+    if data.train is None:
+        return None
+    height, width = data.train.pixels.shape[2:]
+    if height == width and height % 4 == 0:
+        return None
+    return max(8, 8 * round(min(height, width) / 8))
 
 
 def _notes(data: DataSet) -> Iterator[str]:

@@ -194,8 +194,8 @@ class Run:
         ids = [self.images.ids[i] for i in self.batches.chosen(self.step)[:3].tolist()]
         optim = self.config.optim
         return Diverged(
-            f"the loss became {value} at step {self.step} "
-            f"(rates {optim.lr * factor:.2g} and {optim.muon_lr * factor:.2g}, pictures {', '.join(ids)}, ...); nothing was updated.\n"
+            f"the loss became {value} at step {self.step}, with rates {optim.lr * factor:.2g} and "
+            f"{optim.muon_lr * factor:.2g} and pictures {', '.join(ids)}, ...; nothing was updated.\n"
             f"Try lower rates: --set optim.lr={optim.lr / 3:.1g} --set optim.muon_lr={optim.muon_lr / 3:.1g}"
         )
 
@@ -358,7 +358,7 @@ def _check_budget(clock: Clock) -> None:
     if clock.budget - needed < 0.2 * clock.budget:
         least = math.ceil(1.25 * needed + 1)
         raise ValueError(
-            f"a budget of {clock.budget:g} s is too short: the start and the last evaluation take {needed:.0f} s here.\n"
+            f"a budget of {clock.budget:g} s is too short: start and last evaluation take {needed:.0f} s here.\n"
             f"The least that works is --budget {least}s"
         )
 

@@ -1,0 +1,164 @@
+"""Accuracy against seconds: whole `vitreous train` commands at given budgets and seeds, one JSON row each.
+
+    python bench/time_to_accuracy.py run --data cifar10 --data-root DIR --budgets 60s 90s 5m --seeds 0 1 2
+    python bench/time_to_accuracy.py table
+    python bench/time_to_accuracy.py draw docs/images/time_to_accuracy.png
+
+A row's seconds are those of the whole command, from the start of the interpreter to its end, as the operating system
+saw it; its validation accuracy is that of the saved classifier on every held-out picture, its test accuracy is read
+once, by `vitreous eval`. Rows are appended to bench/time_to_accuracy.jsonl with recipe, data fingerprint, hardware,
+threads, load average and the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+ROWS = Path(__file__).with_suffix(".jsonl")
+
+ANCHORS = [
+    ("handout's model, fp32, 2 cores", 300, 44.5),
+    ("CCT authors, 12 cores (80 % in under 30 min)", 1800, 80.0),
+]
+"""Figures of others on the same task, (name, seconds, accuracy in %), for the drawing."""
+
+
+def one(data: str, budget: str, seed: int, extra: list[str], data_root: str | None) -> dict[str, Any]:
+    """Trains once in a fresh process and folder; returns the row."""
+    root = ["--data-root", data_root] if data_root else []
+    with tempfile.TemporaryDirectory() as folder:
+        run = f"{folder}/run"
+        options = ["train", data, "--budget", budget, "--seed", str(seed), *extra]
+        load = os.getloadavg()[0]
+        start = time.monotonic()
+        trained = vitreous([*options, "--out", run, "--json", *root])
+        seconds = time.monotonic() - start
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+        tested = vitreous(["eval", run, "--json", *root])
+        config = json.loads(Path(run, "config.json").read_text())
+        card = json.loads(Path(run, "classifier", "config.json").read_text())["provenance"]
+    return {
+        "command": "vitreous " + " ".join(options),
+        "data": tested["dataset"],
+        "fingerprint": card["fingerprint"],
+        "recipe": config["recipe"],
+        "budget": budget,
+        "seed": seed,
+        "seconds": round(seconds, 2),
+        "images": trained["images"],
+        "val_accuracy": trained["val_accuracy"],
+        "test_accuracy": tested["accuracy"],
+        "test_n": tested["n"],
+        "peak_mib": peak,
+        "load_before": round(load, 2),
+        "hardware": {
+            key: card[key] for key in ("cpu", "gpu", "threads", "torch", "precision", "attention") if key in card
+        },
+        "parameters": card["parameters"],
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def vitreous(arguments: list[str]) -> dict[str, Any]:
+    """One command of the installed package; its JSON answer."""
+    done = subprocess.run([sys.executable, "-m", "vitreous", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"vitreous {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def rows(path: Path) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
+    """All rows by (data, recipe, budget)."""
+    grouped: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        grouped[row["data"], row["recipe"], row["budget"]].append(row)
+    return grouped
+
+
+def mean_and_spread(values: list[float]) -> str:
+    """``71.2 ± 0.3`` in per cent: mean and standard deviation over the seeds."""
+    spread = statistics.stdev(values) if len(values) > 1 else float("nan")
+    return f"{100 * statistics.mean(values):.1f} ± {100 * spread:.1f}"
+
+
+def table(path: Path) -> str:
+    """The rows as a Markdown table, a line for each data set, recipe and budget."""
+    lines = [
+        "| data | recipe | budget | seconds | val accuracy % | test accuracy % | seeds | images | peak MiB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (data, recipe, budget), found in rows(path).items():
+        lines.append(
+            f"| {data} | {recipe} | {budget} | {max(r['seconds'] for r in found):.0f} at most "
+            f"| {mean_and_spread([r['val_accuracy'] for r in found])} "
+            f"| {mean_and_spread([r['test_accuracy'] for r in found])} | {len(found)} "
+            f"| {statistics.mean(r['images'] for r in found):,.0f} | {max(r['peak_mib'] for r in found)} |"
+        )
+    return "\n".join(lines)
+
+
+def draw(path: Path, picture: Path) -> None:
+    """Test accuracy against seconds, a line for each data set and recipe, with the anchors."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    curves: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    for (data, recipe, _), found in rows(path).items():
+        accuracies = [100 * r["test_accuracy"] for r in found]
+        spread = statistics.stdev(accuracies) if len(found) > 1 else 0.0
+        seconds = statistics.mean(r["seconds"] for r in found)
+        curves[f"{data}, {recipe}"].append((seconds, statistics.mean(accuracies), spread))
+    for name, points in curves.items():
+        x, y, spread_of = zip(*sorted(points), strict=True)
+        axes.errorbar(x, y, yerr=spread_of, marker="o", capsize=3, label=name)
+    for name, x_anchor, y_anchor in ANCHORS:
+        axes.plot(x_anchor, y_anchor, "k*", markersize=10)
+        axes.annotate(name, (x_anchor, y_anchor), textcoords="offset points", xytext=(-6, -14), ha="right", fontsize=8)
+    axes.set(xscale="log", xlabel="seconds of the whole command (log scale)", ylabel="test accuracy, %")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8)
+    figure.savefig(picture, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=Path, default=ROWS)
+    actions = parser.add_subparsers(dest="action", required=True)
+    run = actions.add_parser("run")
+    run.add_argument("--data", default="cifar10")
+    run.add_argument("--data-root")
+    run.add_argument("--budgets", nargs="+", default=["60s", "90s", "5m"])
+    run.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    run.add_argument("--extra", nargs=argparse.REMAINDER, default=[], help="further options of vitreous train; last")
+    actions.add_parser("table")
+    actions.add_parser("draw").add_argument("picture", type=Path)
+    asked = parser.parse_args()
+    if asked.action == "table":
+        print(table(asked.rows))
+    elif asked.action == "draw":
+        draw(asked.rows, asked.picture)
+    else:
+        for seed in asked.seeds:  # seeds outside, so that a slow hour of the machine hits every budget
+            for budget in asked.budgets:
+                row = one(asked.data, budget, seed, asked.extra, asked.data_root)
+                with asked.rows.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(f"{row['command']}: {row['val_accuracy']:.4f} val, {row['test_accuracy']:.4f} test", flush=True)
+
+
+if __name__ == "__main__":
+    main()
