@@ -22,6 +22,7 @@ from vitreous.heatmaps import (
     heatmap_run,
     observations,
     observe,
+    patch_attention,
     right_and_wrong,
 )
 from vitreous.models import build_model
@@ -64,6 +65,19 @@ def test_a_map_is_the_mean_of_the_rows_of_the_weights(grid: tuple[int, int], poo
         torch.testing.assert_close(maps[:, layer].flatten(2), row[..., special:], rtol=1e-5, atol=1e-6)
         lost = 1 - maps[:, layer].sum((-2, -1))  # exactly what special tokens received
         torch.testing.assert_close(lost, row[..., :special].sum(-1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("registers", [0, 3])
+def test_a_patch_has_the_row_of_its_own_token(registers: int) -> None:
+    model = small(registers=registers)
+    images = drawn(2, 2, 7)
+    maps = patch_attention(model, images, (1, 3))
+    special = model.config.special
+    for layer, (block, tokens) in enumerate(model.walk(images)):
+        rows = block.attn.weights(block.norm1(tokens))[:, :, special + 7 + 3, special:]
+        torch.testing.assert_close(maps[:, layer].flatten(2), rows, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"patch \(2, 0\) is not on the grid: rows are 0 to 1, columns 0 to 6"):
+        patch_attention(model, images, (2, 0))
 
 
 def test_maps_without_special_tokens_sum_to_one() -> None:

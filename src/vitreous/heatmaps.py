@@ -52,12 +52,21 @@ ROWS: dict[str, Callable[[Block, Tensor, int], Tensor]] = {"class": _class_row, 
 """Whose attention a map shows, by what the head reads: the class token's, or the mean over the patch tokens."""
 
 
-def _layers(model: nn.Module, images: Tensor) -> Iterator[Tensor]:
-    """The map of every layer, first to last: (B, C, H, W) -> L x float32 (B, A, R, K)."""
+def _with_attention(model: nn.Module) -> ViT:
     if not hasattr(model, "walk"):
         raise ValueError(f"a {type(model).__name__} has no attention to show: heatmaps need a Vision Transformer")
-    vit = cast(ViT, model)
-    row, special = ROWS[vit.config.pool], vit.config.special
+    return cast(ViT, model)
+
+
+def _layers(
+    model: nn.Module, images: Tensor, source: Callable[[Block, Tensor, int], Tensor] | None = None
+) -> Iterator[Tensor]:
+    """The map of every layer, first to last: (B, C, H, W) -> L x float32 (B, A, R, K).
+
+    ``source`` says whose attention it is; None for the row of ROWS that the model's head goes by.
+    """
+    vit = _with_attention(model)
+    row, special = source or ROWS[vit.config.pool], vit.config.special
     for block, x in vit.walk(images):
         yield row(block, x, special)[..., special:].float().unflatten(-1, vit.grid(images))
 
@@ -85,6 +94,23 @@ def class_attention(model: nn.Module, images: Tensor) -> Tensor:
     """
     with _looking(model):
         return torch.stack(list(_layers(model, images)), dim=1)
+
+
+def patch_attention(model: nn.Module, images: Tensor, patch: tuple[int, int]) -> Tensor:
+    """How much one patch, ``(row, column)``, looks at each patch: (B, C, H, W) -> (B, L, A, R, K), raw shares.
+
+    Raises ValueError for a model without attention, and for a patch that is not on the grid.
+    """
+
+    def patch_row(block: Block, x: Tensor, special: int) -> Tensor:
+        token = special + patch[0] * columns + patch[1]
+        return block.attn.weights(block.norm1(x), queries=slice(token, token + 1))[:, :, 0]
+
+    rows, columns = _with_attention(model).grid(images)
+    if not (0 <= patch[0] < rows and 0 <= patch[1] < columns):
+        raise ValueError(f"patch {patch} is not on the grid: rows are 0 to {rows - 1}, columns 0 to {columns - 1}")
+    with _looking(model):
+        return torch.stack(list(_layers(model, images, patch_row)), dim=1)
 
 
 def class_map(model: nn.Module, images: Tensor, batch: int = BATCH) -> Tensor:
