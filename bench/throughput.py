@@ -83,9 +83,7 @@ def vit_pytorch_model() -> Any:
     import_torchvision_stub()
     from vit_pytorch import ViT
 
-    return ViT(
-        image_size=SIDE, patch_size=4, num_classes=CLASSES, dim=128, depth=4, heads=4, dim_head=32, mlp_dim=512
-    )
+    return ViT(image_size=SIDE, patch_size=4, num_classes=CLASSES, dim=128, depth=4, heads=4, dim_head=32, mlp_dim=512)
 
 
 def import_torchvision_stub() -> None:

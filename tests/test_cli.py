@@ -19,8 +19,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from vitreous import cli
+from vitreous.classifier import Classifier
 from vitreous.console import TrainingDisplay, duration
-from vitreous.train import Progress
+from vitreous.train import Progress, Result
 
 Outcome = Any  # what typer's runner returns; typer does not export its type
 
@@ -177,10 +178,34 @@ def test_a_misspelt_command_or_option_is_answered_with_the_nearest(typed: list[s
     assert meant in outcome.stderr
 
 
-def test_a_full_disk_names_the_file_and_the_cure() -> None:
-    said = cli.explain(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/classifier"))
+@pytest.mark.parametrize(
+    "problem",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x/classifier"),
+        OSError("could not write runs/x/classifier: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_names_the_file_and_the_cure(problem: OSError) -> None:
+    said = cli.explain(problem)
     assert "runs/x/classifier" in said
-    assert "--out" in said
+    assert "make room" in said
+
+
+def test_a_file_in_the_way_of_the_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("mine")
+    outcome = call("train", "digits", "--out", tmp_path / "taken", *TINY)
+    assert outcome.exit_code == 2
+    assert "taken (a file is in the way" in outcome.stderr
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_an_interrupted_run_says_how_to_go_on(trained: tuple[Path, Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = Result(trained[0], 12.0, 640, None, Classifier.load(trained[0]), interrupted=True)
+    monkeypatch.setattr("vitreous.jobs.train_on", lambda *arguments, **options: stopped)
+    outcome = call("train", "digits", "--json")
+    assert outcome.exit_code == 130
+    assert json.loads(outcome.stdout)["interrupted"] is True
+    assert f"vitreous train digits --out {trained[0]} --resume" in outcome.stderr.replace("\n", "")
 
 
 @pytest.mark.parametrize(

@@ -77,16 +77,22 @@ def complain(text: str) -> None:
 
 def explain(problem: ValueError | OSError) -> str:
     """What went wrong and, where the system said it, what to do about it."""
-    if not isinstance(problem, OSError) or problem.strerror is None:
-        return str(problem) or type(problem).__name__
-    where = f": {problem.filename}" if problem.filename else ""
     cures = {
         errno.ENOSPC: "make room, or write elsewhere with --out",
         errno.EACCES: "change its permissions, or choose another place with --out",
         errno.EROFS: "choose another place with --out",
+        errno.EEXIST: "a file is in the way: choose another place with --out",
+        errno.ENOTDIR: "a file is in the way: choose another place with --out",
     }
-    cure = cures.get(problem.errno or 0)
-    return f"{problem.strerror}{where}" + (f" ({cure})" if cure else "")
+    if isinstance(problem, OSError) and problem.strerror:
+        said = problem.strerror + (f": {problem.filename}" if problem.filename else "")
+        number = problem.errno
+    else:
+        said = str(problem) or type(problem).__name__
+        full = os.strerror(errno.ENOSPC) in said  # a library's own words for a full disk
+        number = errno.ENOSPC if full else None
+    cure = cures.get(number or 0)
+    return f"{said} ({cure})" if cure else said
 
 
 def emit(value: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ LINE_EVERY = 10.0
 """Seconds between two lines of progress where standard error is no terminal."""
 
 PHASES = {
-    "scan": "reading data",
+    "scan": "preparing",
     "probe": "measuring",
     "train": "training",
     "evaluate": "evaluating",
