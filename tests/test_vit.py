@@ -246,9 +246,9 @@ def test_any_picture_of_whole_patches_works(stem: str, shape: tuple[int, int]) -
     assert scores.isfinite().all()
 
 
-@pytest.mark.parametrize("shape", [(15, 16), (16, 18), (0, 16), (2, 2)])
-def test_a_picture_without_whole_patches_is_refused(shape: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=rf"{shape[0]} x {shape[1]}.*multiples of 4"):
+@pytest.mark.parametrize("shape", [(0, 16), (2, 2), (16, 3)])
+def test_a_picture_smaller_than_a_patch_is_refused(shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=rf"{shape[0]} x {shape[1]}.*smaller than a patch of 4"):
         small()(torch.randn(1, 3, *shape))
 
 

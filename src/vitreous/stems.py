@@ -26,8 +26,8 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.proj = nn.Conv2d(channels, width, kernel_size=patch, stride=patch)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, D, R, K)."""
+    def forward(self, images: Tensor, real: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, D, R, K). Every patch is read alone, so it does not matter which are ``real``."""
         return self.proj(images)
 
 
@@ -65,11 +65,23 @@ class ConvStem(nn.Module):
         self.stages = nn.ModuleList(ConvNorm(a, b) for a, b in itertools.pairwise(widths))
         self.residual = nn.ModuleList(ConvNorm(width, width) for _ in range(depth))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, D, R, K)."""
+    def forward(self, images: Tensor, real: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, D, R, K). Where not all patches are ``real``, bool (B, R, K), the others are held at 0.
+
+        So a picture meets the same zeros at its border whether it is padded or not, and gives the same tokens; in
+        training mode the normalisation still counts the padding in its statistics.
+        """
         x = images
         for stage in self.stages:
-            x = F.gelu(stage(x, pool=self.pool))
+            x = _keep(F.gelu(stage(x, pool=self.pool)), real)
         for layer in self.residual:
-            x = x + F.gelu(layer(x))
+            x = _keep(x + F.gelu(layer(x)), real)
         return x
+
+
+def _keep(x: Tensor, real: Tensor | None) -> Tensor:
+    """Zero outside the real patches, at whatever resolution x (B, C, H, W) has."""
+    if real is None:
+        return x
+    side = x.shape[2] // real.shape[1]
+    return x * real.repeat_interleave(side, 1).repeat_interleave(side, 2)[:, None]

@@ -11,66 +11,102 @@ and registers), N = S + R*K tokens, D width, A heads, E = D/A width of a head, L
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitreous.positions import KINDS, Grid
+from vitreous.padding import Size, grid_of, grids_of, padded_place, real_patches, tokens_of, whole
+from vitreous.positions import KINDS, Grid, Packed, Place
 from vitreous.stems import ConvStem, PatchEmbed
 
 
-def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Torch's own kernel, which never forms the N x N weights: 3 x (B, A, N, E) -> (B, A, N, E)."""
-    return F.scaled_dot_product_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, None if bias is None else bias.to(q.dtype))
 
 
-def explicit_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def explicit_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Matrix product, softmax, matrix product: 3 x (B, A, N, E) -> (B, A, N, E). On CPUs often the faster one."""
-    return attention_weights(q, k) @ v
+    return attention_weights(q, k, bias) @ v
 
 
-def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """How much each query looks at each key: (B, A, Q, E), (B, A, N, E) -> (B, A, Q, N); rows sum to 1."""
+def attention_weights(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
+    """How much each query looks at each key: (B, A, Q, E), (B, A, N, E) -> (B, A, Q, N); rows sum to 1.
+
+    ``bias`` is added to the scores, as positions and padding ask: of a shape that expands to (B, A, Q, N).
+    """
     scale = 1.0 / math.sqrt(q.shape[-1])
-    return ((q * scale) @ k.transpose(-2, -1)).softmax(dim=-1)
+    scores = (q * scale) @ k.transpose(-2, -1)
+    return (scores if bias is None else scores + bias.to(scores.dtype)).softmax(dim=-1)
 
 
-ATTENTION_PATHS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+ATTENTION_PATHS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
     "fused": fused_attention,
     "explicit": explicit_attention,
 }
 
+LONG = 2048
+"""Tokens from which on no path forms an N x N matrix at once."""
+QUERIES_AT_ONCE = 256
+"""Queries of a long sequence that are answered at a time where scores have a bias."""
+
 
 class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017). ``path`` names the row of ATTENTION_PATHS that is used."""
+    """Multi-head self-attention (Vaswani et al. 2017). ``path`` names the row of ATTENTION_PATHS that is used.
 
-    def __init__(self, width: int, heads: int) -> None:
+    ``placed`` says that positions act here, so that whoever forgets the place is told and not answered wrongly.
+    """
+
+    def __init__(self, width: int, heads: int, placed: bool = False) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.placed = heads, placed
         self.path = "fused"
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of every head: (B, N, D) -> 3 x (B, A, N, E)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, A, N, E)
-        return q, k, v
+    def project(self, x: Tensor, place: Place | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of every head, turned by their place: (B, N, D) -> 3 x (B, A, N, E)."""
+        return self._split(self.qkv(x), place)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, place: Place | Packed | None = None) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
-        mixed = ATTENTION_PATHS[self.path](*self.project(x))  # (B, A, N, E)
-        return self.proj(mixed.transpose(1, 2).flatten(2))  # (B, N, D)
+        qkv = self.qkv(x)  # (B, N, 3D)
+        if isinstance(place, Packed):
+            parts = zip(qkv.split(place.lengths, dim=1), place.blocks, strict=True)
+            mixed = [self._mix(p.unflatten(1, (n, -1))[0], own).flatten(0, 1) for p, (n, _, own) in parts]
+            return self.proj(torch.cat(mixed)[None])
+        return self.proj(self._mix(qkv, place))
 
-    def weights(self, x: Tensor, queries: slice = slice(None)) -> Tensor:
+    def weights(self, x: Tensor, queries: slice = slice(None), place: Place | None = None) -> Tensor:
         """The attention weights that ``forward`` uses, for some query tokens: (B, N, D) -> (B, A, Q, N).
 
         ``queries=slice(0, 1)`` gives the class token's row alone, in memory that grows with N and not with N x N.
         """
-        q, k, _ = self.project(x)
-        return attention_weights(q[:, :, queries], k)
+        q, k, _ = self.project(x, place)
+        return attention_weights(q[:, :, queries], k, place.bias(queries) if place else None)
+
+    def _split(self, qkv: Tensor, place: Place | None) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, 3D) -> queries, keys, values, each (B, A, N, E)."""
+        if self.placed and place is None:
+            raise ValueError("positions act in this attention: give it the place of the tokens, from ViT.place")
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return (place.turn(q), place.turn(k), v) if place else (q, k, v)
+
+    def _mix(self, qkv: Tensor, place: Place | None) -> Tensor:
+        """(B, N, 3D) -> the values as the weights mix them, heads side by side (B, N, D)."""
+        q, k, v = self._split(qkv, place)
+        path, count = ATTENTION_PATHS[self.path], q.shape[2]
+        if count <= LONG:
+            mixed = path(q, k, v, place.bias() if place else None)  # (B, A, N, E)
+        elif place is None or place.free:
+            mixed = fused_attention(q, k, v)
+        else:
+            some = [slice(i, i + QUERIES_AT_ONCE) for i in range(0, count, QUERIES_AT_ONCE)]
+            mixed = torch.cat([path(q[:, :, part], k, v, place.bias(part)) for part in some], dim=2)
+        return mixed.transpose(1, 2).flatten(2)
 
 
 class MLP(nn.Module):
@@ -89,16 +125,16 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """A pre-norm transformer block: tokens exchange (attention), then each thinks alone (MLP)."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+    def __init__(self, width: int, heads: int, mlp_ratio: float, placed: bool = False) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = Attention(width, heads)
+        self.attn = Attention(width, heads, placed)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = MLP(width, int(width * mlp_ratio))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, place: Place | Packed | None = None) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
-        x = x + self.attn(self.norm1(x))
+        x = x + self.attn(self.norm1(x), place)
         return x + self.mlp(self.norm2(x))
 
 
@@ -124,6 +160,7 @@ class ViTConfig:
     registers: int = 0
     """Extra tokens without a patch (Darcet et al. 2023)."""
     positions: str = "learned"
+    """A row of positions.KINDS: ``learned``, ``sincos``, ``rope``, ``alibi`` or ``none``."""
 
     def __post_init__(self) -> None:
         for name in ("image_size", "patch_size", "channels", "classes", "width", "depth", "heads"):
@@ -154,6 +191,7 @@ class ViTConfig:
             )
         if self.stem_depth < 0:
             raise ValueError(f"stem_depth is {self.stem_depth}: it must be 0 or more")
+        KINDS[self.positions].check(self.width, self.heads)
 
     @property
     def grid(self) -> Grid:
@@ -178,7 +216,11 @@ PRESETS: dict[str, dict[str, int]] = {
 
 
 class ViT(nn.Module):
-    """Images of any size (a multiple of the patch) to class scores."""
+    """Images of any size to class scores.
+
+    Wherever images are taken, ``sizes`` may say that they are padded (padding.py): the height and width in pixels of
+    each picture, which lies at the top left. Without it, a whole batch is pictures.
+    """
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -190,9 +232,11 @@ class ViT(nn.Module):
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.pool == "class" else None
         self.reg_token = nn.Parameter(torch.zeros(1, config.registers, config.width)) if config.registers else None
-        table = KINDS[config.positions].table(config.grid, config.width, config.special)
+        self.positions = KINDS[config.positions]
+        table = self.positions.table(config.grid, config.width, config.special)
         self.pos_embed = None if table is None else nn.Parameter(table)
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth))
+        block = (config.width, config.heads, config.mlp_ratio, self.positions.placed)
+        self.blocks = nn.ModuleList(Block(*block) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.head = nn.Linear(config.width, config.classes)
         self.apply(_initialise)
@@ -201,45 +245,73 @@ class ViT(nn.Module):
                 nn.init.normal_(token, std=0.02)
 
     def grid(self, images: Tensor) -> Grid:
-        """Rows and columns of patches of a batch (B, C, H, W). Raises ValueError for an impossible picture size."""
+        """Rows and columns of patches of a batch (B, C, H, W), begun ones included.
+
+        Raises ValueError for pictures smaller than a patch or of other channels.
+        """
         _, channels, height, width = images.shape
-        patch = self.config.patch_size
         if channels != self.config.channels:
             raise ValueError(f"the model reads {self.config.channels} channels and was given {channels}")
-        if height % patch or width % patch or not height or not width:
-            raise ValueError(
-                f"a picture of {height} x {width} pixels has no whole patches of {patch}: "
-                f"resize or pad its sides to multiples of {patch}"
-            )
-        return height // patch, width // patch
+        return grid_of((height, width), self.config.patch_size)
 
-    def tokens(self, images: Tensor) -> Tensor:
+    def tokens(self, images: Tensor, sizes: Sequence[Size] | None = None) -> Tensor:
         """What enters the first block: (B, C, H, W) -> (B, N, D)."""
-        grid = self.grid(images)
-        x = self.patch_embed(images).flatten(2).transpose(1, 2)  # (B, R*K, D)
+        grid, own = self.grid(images), self._grids(images, sizes)
+        real = None if own is None else real_patches(own, grid, images.device)
+        x = self.patch_embed(whole(images, self.config.patch_size), real).flatten(2).transpose(1, 2)  # (B, R*K, D)
         special = [t.expand(len(x), -1, -1).to(x.dtype) for t in (self.cls_token, self.reg_token) if t is not None]
         x = torch.cat([*special, x], dim=1)  # (B, N, D)
-        return KINDS[self.config.positions].add(x, self.pos_embed, self.config.grid, grid)
+        if own is None:
+            return self.positions.add(x, self.pos_embed, self.config.grid, grid)
+        placed = []
+        for each, alone in zip(own, x, strict=True):
+            spots = tokens_of(each, grid, self.config.special, x.device)
+            there = self.positions.add(alone[None, spots], self.pos_embed, self.config.grid, each)
+            placed.append(alone.index_copy(0, spots, there[0].to(alone.dtype)))
+        return torch.stack(placed)
+
+    def place(self, images: Tensor, sizes: Sequence[Size] | None = None) -> Place | None:
+        """What every block is told of where the tokens of (B, C, H, W) lie; None where it need not know."""
+        grid, own, config = self.grid(images), self._grids(images, sizes), self.config
+        facts = (config.special, config.heads, config.width, images.device)
+        if own is None:
+            return self.positions.place(config.grid, grid, *facts)
+        places = [self.positions.place(config.grid, each, *facts) for each in own]
+        spots = [tokens_of(each, grid, config.special, images.device) for each in own]
+        return padded_place(places, spots, real_patches(own, grid, images.device), config.special)
+
+    def _grids(self, images: Tensor, sizes: Sequence[Size] | None) -> list[Grid] | None:
+        return None if sizes is None else grids_of(sizes, self.config.patch_size, len(images), self.grid(images))
 
     def walk(self, images: Tensor) -> Iterator[tuple[Block, Tensor]]:
         """Each block with the tokens that enter it, first to last. The way in for whoever wants to see."""
-        x = self.tokens(images)
+        x, place = self.tokens(images), self.place(images)
         for block in self.blocks:
             assert isinstance(block, Block)
             yield block, x
-            x = block(x)
+            x = block(x, place)
 
-    def features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor, sizes: Sequence[Size] | None = None) -> Tensor:
         """The vector that the head reads: (B, C, H, W) -> (B, D)."""
-        x = self.tokens(images)
+        x, place = self.tokens(images, sizes), self.place(images, sizes)
         for block in self.blocks:
-            x = block(x)
-        x = self.norm(x)
-        return x[:, 0] if self.config.pool == "class" else x[:, self.config.special :].mean(dim=1)
+            x = block(x, place)
+        return self.read(x, None if place is None else place.real)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def read(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        """The class token, or the mean of the patch tokens that are ``real``, bool (B, N): (B, N, D) -> (B, D)."""
+        x = self.norm(x)
+        if self.config.pool == "class":
+            return x[:, 0]
+        patches = x[:, self.config.special :]
+        if real is None:
+            return patches.mean(dim=1)
+        kept = real[:, self.config.special :, None]
+        return (patches * kept).sum(dim=1) / kept.sum(dim=1)
+
+    def forward(self, images: Tensor, sizes: Sequence[Size] | None = None) -> Tensor:
         """(B, C, H, W) -> class scores before softmax (B, classes)."""
-        return self.head(self.features(images))
+        return self.head(self.features(images, sizes))
 
 
 def use_attention(model: nn.Module, path: str) -> None:
