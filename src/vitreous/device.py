@@ -68,7 +68,7 @@ def choose(model: nn.Module, size: int, channels: int, device: str, precision: s
     if len(candidates) == 1:
         return Plan(where, *candidates[0], note=f"{where}, {candidates[0][0]}, {candidates[0][1]} attention, as asked")
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(64, channels, size, size, generator=generator).to(where)
+    images = torch.rand(32, channels, size, size, generator=generator).to(where)
     rates: dict[tuple[str, str], float] = {}
     before = next(m.path for m in model.modules() if hasattr(m, "path")) if _has_attention(model) else "fused"
     for candidate in candidates:
@@ -115,7 +115,7 @@ def _has_attention(model: nn.Module) -> bool:
     return any(hasattr(module, "path") for module in model.modules())
 
 
-def _fastest(call: Callable[[], object], repeats: int = 3) -> float:
+def _fastest(call: Callable[[], object], repeats: int = 2) -> float:
     """Seconds of the fastest of a few calls, after one that is not counted unless it already took a second."""
     start = time.perf_counter()
     call()

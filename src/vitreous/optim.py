@@ -17,7 +17,7 @@ class OptimConfig:
     name: str = "muon"
     lr: float = 2e-3
     """Peak rate of AdamW."""
-    muon_lr: float = 0.02
+    muon_lr: float = 0.005
     """Peak rate of Muon, for an update scaled to AdamW's usual size (``match_rms_adamw``, Liu et al. 2025)."""
     weight_decay: float = 0.05
     """Decoupled, on matrices only."""

@@ -39,7 +39,9 @@ from vitreous.vit import use_attention
 CHECKPOINT_SECONDS = 60.0
 LOG_STEPS = 20
 GLANCE = 1000
-"""Validation pictures that are looked at on the way; all of them are at the end."""
+"""Validation pictures that are looked at on the way, at most; all of them are at the end."""
+GLANCE_SHARE = 0.02
+"""Of a budget, spent on looking."""
 
 
 class Diverged(ValueError):
@@ -227,8 +229,8 @@ def train(
         run.restore()
         journal.forget_after(run.step)
     classifier = run.classifier(data.name)
-    glance = run.validation.select(_spread(len(run.validation), GLANCE))
     clock.reserve = _final_seconds(classifier, run.validation)
+    glance = run.validation.select(_glance(len(run.validation), clock, config.evaluations))
     if not resume:
         clock.begun = clock.elapsed()
     _check_budget(clock)
@@ -344,10 +346,21 @@ def check(config: RunConfig, data: DataSet) -> tuple[Images, Images]:
 def _final_seconds(classifier: Classifier, validation: Images) -> float:
     """How long the last evaluation and saving will take, from a timed part of the former."""
     part = validation.pixels[:250]
-    measure_start = time.perf_counter()
-    classifier.logits(part)
-    once = time.perf_counter() - measure_start
-    return 1.2 * once * len(validation) / len(part) + 0.5
+    seconds = []
+    for _ in range(2):  # the first call of a kernel is slow
+        start = time.perf_counter()
+        classifier.logits(part)
+        seconds.append(time.perf_counter() - start)
+    return 1.1 * min(seconds) * len(validation) / len(part) + 0.5
+
+
+def _glance(count: int, clock: Clock, looks: int) -> list[int]:
+    """Places, spread evenly over ``count`` validation pictures, of those that are looked at on the way."""
+    wanted = min(count, GLANCE)
+    if clock.budget is not None and looks:
+        affordable = GLANCE_SHARE * clock.budget / looks * count / clock.reserve
+        wanted = min(wanted, max(200, int(affordable)), count)
+    return [i * count // wanted for i in range(wanted)]
 
 
 def _check_budget(clock: Clock) -> None:
@@ -361,11 +374,6 @@ def _check_budget(clock: Clock) -> None:
             f"a budget of {clock.budget:g} s is too short: start and last evaluation take {needed:.0f} s here.\n"
             f"The least that works is --budget {least}s"
         )
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """At most ``wanted`` places spread evenly over ``count``."""
-    return [i * count // min(count, wanted) for i in range(min(count, wanted))]
 
 
 @torch.no_grad()
