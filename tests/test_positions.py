@@ -133,7 +133,7 @@ def test_weights_are_those_of_the_pass(kind: str, path: str) -> None:
 @pytest.mark.parametrize("kind", ["rope", "alibi"])
 def test_attention_that_needs_a_place_asks_for_it(kind: str) -> None:
     with pytest.raises(ValueError, match=r"ViT\.place"):
-        strong(kind).blocks[0].attn.weights(torch.randn(1, 5, 32))  # type: ignore[union-attr]
+        Attention(32, 4, placed=KINDS[kind].placed).weights(torch.randn(1, 5, 32))
 
 
 @pytest.mark.parametrize("kind", ["learned", "sincos", "none"])

@@ -55,6 +55,14 @@ class Batches:
             self._epoch, self._order = epoch, torch.randperm(len(self.images), generator=generator)
         return self._order[position * self.batch : (position + 1) * self.batch]
 
+    def side(self, step: int, progress: float) -> int:
+        """Side in pixels of the pictures of a step, when ``progress`` (0 to 1) of the run is done."""
+        sizes = self.config.sizes
+        if not sizes:
+            return self.config.size_at(progress)
+        weights = torch.tensor([1.0 / size**2 for size in sizes], dtype=torch.double)  # time grows with the area
+        return sizes[int(torch.multinomial(weights, 1, generator=generator_for("size", self.config.seed, step)))]
+
     def at(self, step: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """A step: float pictures (B, C, size, size), normalised, and class probabilities (B, classes)."""
         config, generator = self.config.augment, generator_for("augment", self.config.seed, step)

@@ -23,10 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vitreous.checkpoint import load_weights, sync
-from vitreous.config import build
+from vitreous.config import model_config
 from vitreous.data import decode, fit
-from vitreous.models import build_model
-from vitreous.vit import ViTConfig
+from vitreous.models import ModelConfig, build_model, describe
 
 FORMAT = 1
 Picture = str | Path | bytes | np.ndarray | Image.Image
@@ -47,7 +46,7 @@ class Classifier:
     """A model beside its preprocessing. ``model`` is in eval mode and on the CPU unless it was moved."""
 
     model: nn.Module
-    config: ViTConfig
+    config: ModelConfig
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     """Per channel, of pixels in 0..1."""
@@ -157,7 +156,7 @@ class Classifier:
             version = values["format"]
             if version > FORMAT:
                 raise ValueError(f"format {version} is newer than {FORMAT}, the newest known here: upgrade vitreous")
-            config = build(ViTConfig, values["model"])
+            config = model_config(values["model"])
             model = build_model(config)
             load_weights(model, load_file(folder / "model.safetensors"))
             return cls(
@@ -183,8 +182,7 @@ class Classifier:
                 "---",
                 "# Image classifier",
                 "",
-                f"A Vision Transformer for pictures of {self.size} x {self.size} pixels "
-                f"(width {self.config.width}, {self.config.depth} blocks, patch {self.config.patch_size}).",
+                f"For pictures of {self.size} x {self.size} pixels: {describe(self.config)}.",
                 "",
                 f"Classes: {', '.join(self.classes)}.",
                 "",

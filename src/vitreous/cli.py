@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -186,6 +187,12 @@ def train(
         str | None,
         typer.Option(metavar="NAME", help="patch: the paper's plain embedding; conv: learns faster. Else conv."),
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="vit, or a CNN to compare with: resnet, fastcnn. Else vit.")
+    ] = None,
+    any_size: Annotated[
+        bool, typer.Option("--any-size", help="Train on several picture sizes, for pictures of other sizes later.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Of initial weights, order and augmentation; else 0.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps; else auto.")] = None,
     data_root: DataRoot = None,
@@ -207,6 +214,8 @@ def train(
             given = {
                 "size": size,
                 "stem": stem,
+                "model": model,
+                "any-size": any_size or None,
                 "budget": budget,
                 "epochs": epochs,
                 "steps": steps,
@@ -219,7 +228,18 @@ def train(
             limit = seconds(budget) if budget is not None else None
             if budget is None and epochs is None and steps is None:
                 limit = DEFAULT_BUDGET
-            wish = Wish(source, limit, epochs, steps, size, stem, seed=seed or 0, device=device or "auto")
+            wish = Wish(
+                source,
+                limit,
+                epochs,
+                steps,
+                size,
+                stem,
+                seed=seed or 0,
+                device=device or "auto",
+                model=model,
+                any_size=any_size,
+            )
             result = jobs.train_on(wish, folder, changes=changes, data_root=data_root, watch=display, started=STARTED)
     console.trained(result, source)
     if as_json:
@@ -301,15 +321,28 @@ def heatmap(
     ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="How many pictures of a data set.")] = 10,
     seed: Annotated[int, typer.Option(help="Which pictures of a data set.")] = 0,
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="attention, rollout, attention-gradient, relevance, input-gradient, integrated-gradients, occlusion.",
+        ),
+    ] = "attention",
+    layer: Annotated[int | None, typer.Option(help="One layer, from 1; else the mean over all.")] = None,
+    head: Annotated[int | None, typer.Option(help="One head, from 1; else the mean over all.")] = None,
+    target: Annotated[
+        str | None, typer.Option("--class", metavar="NAME", help="The class maps are about; else the predicted one.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write; else the run folder.")] = None,
     data_root: DataRoot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Where RUN looks: each picture beside its attention map, as PNG and .npy, and what the maps say."""
+    """Where RUN looks: each picture beside its heatmap, as PNG and .npy, and what the maps say."""
     from vitreous import console
-    from vitreous.heatmaps import heatmap_run
+    from vitreous.heatmaps import Asked, heatmap_run
 
-    result = heatmap_run(run, sources or None, n=n, seed=seed, out=out, data_root=data_root)
+    asked = Asked(method, target, layer, head)
+    result = heatmap_run(run, sources or None, n=n, seed=seed, out=out, data_root=data_root, asked=asked)
     for sentence in result.sentences:
         console.say(f"  {sentence}")
     console.say(f"heatmaps  {result.picture}\nmaps      {result.maps}")
@@ -347,5 +380,6 @@ def data(
 
 
 def main() -> None:
-    """The console script."""
+    """The console script. A SIGTERM ends it as Ctrl-C does; training takes over both while it runs."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app(prog_name="vitreous")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from vitreous.augment import AugmentConfig
+from vitreous.models import FAMILIES, ModelConfig
 from vitreous.optim import OptimConfig
 from vitreous.vit import ViTConfig
 
@@ -54,7 +55,7 @@ class RunConfig:
     """Everything a run is made of. Exactly one of ``budget`` (seconds), ``epochs`` and ``steps`` is set."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    model: ViTConfig = field(default_factory=ViTConfig)
+    model: ModelConfig = field(default_factory=ViTConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     budget: float | None = None
@@ -64,6 +65,9 @@ class RunConfig:
     batch: int = 128
     phases: tuple[Phase, ...] = ()
     """Picture sizes over the run; empty: the model's own size throughout. The last phase has the model's own size."""
+    sizes: tuple[int, ...] = ()
+    """Multi-resolution training: each step draws its picture size from these, by the seed, so that each gets about the
+    same share of the time. Empty: the phases, or the model's own size."""
     label_smoothing: float = 0.1
     ema: float = 0.0
     """Decay of the averaged weights that are kept at the end; 0 for none."""
@@ -85,6 +89,8 @@ class RunConfig:
             raise ValueError(f"{given[0]} is {getattr(self, given[0])}: it must be above 0")
         if self.batch < 2:
             raise ValueError(f"batch is {self.batch}: it must be at least 2")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}: it must be 0 or more")
         if self.evaluations < 0:
             raise ValueError(f"evaluations is {self.evaluations}: it must be 0 or more")
         for name in ("label_smoothing", "ema"):
@@ -93,9 +99,14 @@ class RunConfig:
         for name, known in (("precision", ("auto", "fp32", "bf16")), ("attention", ("auto", "fused", "explicit"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: it is one of {', '.join(known)}")
+        if self.sizes and self.phases:
+            raise ValueError(
+                "sizes and phases both say how large pictures are: give one of them, as with --set phases=[]"
+            )
+        for size in [*self.sizes, *(phase.size for phase in self.phases)]:
+            if size % self.model.patch_size or size < self.model.patch_size:
+                raise ValueError(f"pictures of {size} pixels are no multiple of the patch, {self.model.patch_size}")
         for phase in self.phases:
-            if phase.size % self.model.patch_size or phase.size < self.model.patch_size:
-                raise ValueError(f"a phase of {phase.size} pixels is no multiple of the patch, {self.model.patch_size}")
             if phase.share <= 0:
                 raise ValueError(f"a phase's share is {phase.share}: it must be above 0")
         if self.phases and self.phases[-1].size != self.model.image_size:
@@ -143,6 +154,16 @@ def build(kind: type[T], values: dict[str, Any], path: str = "") -> T:
     return kind(**{key: _convert(types_of[key], value, path + key) for key, value in values.items()})
 
 
+def model_config(values: Any, path: str = "model.") -> ModelConfig:
+    """The config of a model of whatever family ``values`` names, by default a Vision Transformer."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{path[:-1]} is {values!r}: it has fields of its own, such as {path}family")
+    family = values.get("family", "vit")
+    if family not in FAMILIES:
+        raise ValueError(f"unknown {path}family {family!r}{nearest(str(family), FAMILIES)}")
+    return build(FAMILIES[family], values, path)
+
+
 def override(config: RunConfig, changes: dict[str, str]) -> RunConfig:
     """A copy with fields replaced by path: ``{"optim.lr": "0.001", "batch": "64"}``. Values are JSON or plain text."""
     values = dataclasses.asdict(config)
@@ -177,6 +198,8 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
             return None
         raise ValueError(f"{path} must not be null")
     target = next(option for option in options if option is not type(None))
+    if len(options) > 1 and all(dataclasses.is_dataclass(option) for option in options):
+        return model_config(value, path + ".")
     if typing.get_origin(target) is tuple:
         if not isinstance(value, list | tuple):
             raise ValueError(f"{path} is {value!r}: it must be a list")

@@ -8,9 +8,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
+
 from vitreous.augment import AugmentConfig
+from vitreous.cnn import CNN_PRESETS, CNNConfig
 from vitreous.config import DataConfig, Phase, RunConfig, nearest
 from vitreous.data import DataSet
+from vitreous.models import FAMILIES, ModelConfig, build_model, count_parameters, describe
 from vitreous.optim import OptimConfig
 from vitreous.vit import PRESETS, ViTConfig
 
@@ -28,6 +32,10 @@ class Wish:
     seed: int = 0
     device: str = "auto"
     val_fraction: float = 0.1
+    model: str | None = None
+    """``vit``, ``resnet`` or ``fastcnn``."""
+    any_size: bool = False
+    """Train on several picture sizes, so that others than the training size work at test time."""
 
 
 def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
@@ -40,31 +48,25 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
     notes = []
 
     size = wish.size or "nano"
-    patch = patch_for(side)
-    stem = wish.stem or "conv"
-    dial = PRESETS[size]
-    model = ViTConfig(
-        image_size=side,
-        patch_size=patch,
-        channels=channels,
-        classes=len(data.train.classes),
-        width=dial["width"],
-        depth=2 if stem == "conv" and size == "nano" else dial["depth"],
-        heads=dial["heads"],
-        stem=stem,
-    )
-    rows, columns = model.grid
-    notes.append(
-        f"{size}: {model.depth} blocks of width {model.width} with {model.heads} heads, {stem} stem; "
-        f"patches of {patch} pixels make {rows} x {columns} tokens of a {side}-pixel picture"
-    )
+    family = wish.model or "vit"
+    model = model_for(family, size, wish.stem, side, channels, len(data.train.classes))
+    patch = model.patch_size
+    stem = model.stem if isinstance(model, ViTConfig) else None
+    notes.append(f"{size}: {describe(model)}, {_parameters(model):,} parameters")
+    if isinstance(model, ViTConfig):
+        rows, columns = model.grid
+        notes.append(f"patches of {patch} pixels make {rows} x {columns} tokens of a {side}-pixel picture")
 
     flips = not looks_like_characters(data.name)
     if not flips:
         notes.append("no mirrored pictures: left and right carry meaning in characters")
     batch = max(2, min(128, 2 ** int(math.log2(max(2, count / 8)))))
     phases: tuple[Phase, ...] = ()
-    if side >= 32 and stem == "conv":
+    sizes: tuple[int, ...] = ()
+    if wish.any_size:
+        sizes = sizes_around(side, patch)
+        notes.append(f"several picture sizes, about as long on each: {', '.join(map(str, sizes))} pixels")
+    elif side >= 32 and stem != "patch":
         small = round(side * 0.75 / patch) * patch
         phases = (Phase(small, 0.6), Phase(side, 0.4))
         notes.append(f"60 % of the run on pictures of {small} pixels, which cost less, the rest on {side}")
@@ -79,10 +81,48 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
         seed=wish.seed,
         batch=batch,
         phases=phases,
+        sizes=sizes,
         device=wish.device,
-        recipe=f"{size}-{stem}",
+        recipe="-".join([size, stem or family] + ["any-size"] * wish.any_size),
     )
     return config, notes
+
+
+def model_for(family: str, size: str, stem: str | None, side: int, channels: int, classes: int) -> ModelConfig:
+    """The model of a family and size name for pictures of ``side`` pixels.
+
+    Raises ValueError for a family that does not exist, and for a stem where the family has none.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"unknown model {family!r}{nearest(family, FAMILIES)}")
+    if family != "vit":
+        if stem is not None:
+            raise ValueError(f"a {family} has no stem to choose: leave --stem out, or use --model vit")
+        widths, depth = CNN_PRESETS[family][size]
+        while 2 ** (len(widths) - (family == "resnet")) > side:
+            widths = widths[1:]
+        return CNNConfig(family, side, channels, classes, widths, depth)
+    stem, dial = stem or "conv", PRESETS[size]
+    return ViTConfig(
+        image_size=side,
+        patch_size=patch_for(side),
+        channels=channels,
+        classes=classes,
+        width=dial["width"],
+        depth=2 if stem == "conv" and size == "nano" else dial["depth"],
+        heads=dial["heads"],
+        stem=stem,
+    )
+
+
+def sizes_around(side: int, patch: int) -> tuple[int, ...]:
+    """Sides from three quarters to twice the training size, in whole patches."""
+    return tuple(sorted({max(patch, round(side * factor / patch) * patch) for factor in (0.75, 1, 1.25, 1.5, 2)}))
+
+
+def _parameters(model: ModelConfig) -> int:
+    with torch.random.fork_rng(devices=[]):
+        return count_parameters(build_model(model))
 
 
 def patch_for(side: int) -> int:

@@ -174,7 +174,7 @@ class Run:
 
     def advance(self, progress: float) -> float:
         """One step of training; returns its loss. Raises Diverged before the update where that is no number."""
-        inputs, targets = self.batches.at(self.step, self.config.size_at(progress), self.plan.device)
+        inputs, targets = self.batches.at(self.step, self.batches.side(self.step, progress), self.plan.device)
         factor = lr_at(progress, self.config.optim)
         set_lr(self.optimizers, factor)
         with self.plan.autocast():

@@ -161,6 +161,8 @@ class ViTConfig:
     """Extra tokens without a patch (Darcet et al. 2023)."""
     positions: str = "learned"
     """A row of positions.KINDS: ``learned``, ``sincos``, ``rope``, ``alibi`` or ``none``."""
+    family: str = "vit"
+    """What the JSON form calls this kind of model (models.py)."""
 
     def __post_init__(self) -> None:
         for name in ("image_size", "patch_size", "channels", "classes", "width", "depth", "heads"):
@@ -181,7 +183,12 @@ class ViTConfig:
             raise ValueError(
                 f"heads {self.heads} does not divide width {self.width}: use {', '.join(map(str, fits))} heads"
             )
-        for name, known in (("stem", ("patch", "conv")), ("pool", POOLS), ("positions", KINDS)):
+        for name, known in (
+            ("family", ("vit",)),
+            ("stem", ("patch", "conv")),
+            ("pool", POOLS),
+            ("positions", KINDS),
+        ):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: it is one of {', '.join(known)}")
         if self.stem == "conv" and self.patch_size & (self.patch_size - 1):
