@@ -224,7 +224,7 @@ def evaluate_run(run: Path, split: str = "test", *, data_root: Path | None = Non
     The test split is read once: a second call gives the stored result (``stored`` is True) unless ``again``. Raises
     ValueError where the stored result is of other weights, or cannot be read.
     """
-    path, weights = run / f"eval-{split}.json", _weights(run)
+    path, weights = run / f"eval-{split}.json", weights_name(run)
     if split == "test" and path.is_file() and not again:
         return _stored(path, weights)
     classifier, images, name = run_images(run, split, data_root)
@@ -250,7 +250,7 @@ def _stored(path: Path, weights: str) -> Evaluation:
     return dataclasses.replace(evaluation, stored=True)
 
 
-def _weights(run: Path) -> str:
+def weights_name(run: Path) -> str:
     """Names the weights of a run's classifier; empty where there are none, which loading then reports."""
     path = run / "classifier" / "model.safetensors"
     return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""

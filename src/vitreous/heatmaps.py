@@ -1,272 +1,189 @@
-"""Where a Vision Transformer looks: attention maps recomputed from the weights, what they say, and a picture of them.
+"""Where a model looks: every method by name, on the pictures of a run, with a picture of it and what it says in words.
 
-Nothing is hooked or kept during training: a map is asked of a model and the pictures whenever somebody wants to see.
-Not here: rollout and gradient methods, and whether a map is a faithful explanation.
+How maps are made is in attention_maps.py and gradient_maps.py, what they say in observations.py, whether they tell the
+truth in faithfulness.py.
 
-Shapes: B batch, C channels, H W pixels, R rows and K columns of patches, S special tokens (class token and
-registers), N = S + R*K tokens, A heads, L depth, n pictures.
+Shapes: B batch, C channels, S side in pixels, R rows and K columns of patches, A heads, L depth, n pictures.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vitreous.attention_maps import class_attention, class_map, patch_attention, rollout
 from vitreous.classifier import Classifier
+from vitreous.config import nearest
 from vitreous.data import Images, load
-from vitreous.evaluate import check_fit, run_images
+from vitreous.evaluate import check_fit, run_images, weights_name
+from vitreous.gradient_maps import gradient_attention, input_gradient, integrated_gradients, occlusion, relevance
+from vitreous.observations import Observed, observations, observe, right_and_wrong
 from vitreous.pictures import MOST_PANELS, Panel, gallery
-from vitreous.vit import Block, ViT, attention_weights
+
+__all__ = [
+    "METHODS",
+    "HeatmapResult",
+    "Method",
+    "Observed",
+    "class_attention",
+    "class_map",
+    "class_number",
+    "heat",
+    "heatmap_run",
+    "observations",
+    "observe",
+    "patch_attention",
+    "right_and_wrong",
+    "stored_verdicts",
+]
 
 BATCH = 64
 """Pictures whose maps are made at a time."""
-QUERIES_AT_ONCE = 64
-"""Patch tokens whose attention rows are held at a time, for mean-pooled models."""
 OBSERVED = 500
 """Pictures of a data set that the numbers are about: ten are too few to compare right and wrong predictions."""
-
-
-def _class_row(block: Block, x: Tensor, special: int) -> Tensor:
-    """How much the class token looks at every token: (B, N, D) -> (B, A, N)."""
-    return block.attn.weights(block.norm1(x), queries=slice(0, 1))[:, :, 0]
-
-
-def _mean_row(block: Block, x: Tensor, special: int) -> Tensor:
-    """How much the average patch token looks at every token: (B, N, D) -> (B, A, N), some queries at a time."""
-    q, k, _ = block.attn.project(block.norm1(x))
-    patches = q[:, :, special:].split(QUERIES_AT_ONCE, dim=2)  # each (B, A, Q, E)
-    rows = [attention_weights(some, k).sum(dim=2) for some in patches]
-    return torch.stack(rows).sum(dim=0) / (q.shape[2] - special)
-
-
-ROWS: dict[str, Callable[[Block, Tensor, int], Tensor]] = {"class": _class_row, "mean": _mean_row}
-"""Whose attention a map shows, by what the head reads: the class token's, or the mean over the patch tokens."""
-
-
-def _with_attention(model: nn.Module) -> ViT:
-    if not hasattr(model, "walk"):
-        raise ValueError(f"a {type(model).__name__} has no attention to show: heatmaps need a Vision Transformer")
-    return cast(ViT, model)
-
-
-def _layers(
-    model: nn.Module, images: Tensor, source: Callable[[Block, Tensor, int], Tensor] | None = None
-) -> Iterator[Tensor]:
-    """The map of every layer, first to last: (B, C, H, W) -> L x float32 (B, A, R, K).
-
-    ``source`` says whose attention it is; None for the row of ROWS that the model's head goes by.
-    """
-    vit = _with_attention(model)
-    row, special = source or ROWS[vit.config.pool], vit.config.special
-    for block, x in vit.walk(images):
-        yield row(block, x, special)[..., special:].float().unflatten(-1, vit.grid(images))
-
-
-@contextmanager
-def _looking(model: nn.Module) -> Iterator[None]:
-    """No gradients, and eval mode for as long as it lasts: a normalisation must not learn from being looked at."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def class_attention(model: nn.Module, images: Tensor) -> Tensor:
-    """How much the head's source looks at each patch, layer by layer, head by head: (B, C, H, W) -> (B, L, A, R, K).
-
-    The source is the class token; in a mean-pooled model, which has none, it is the average patch token (the mean
-    over the patch tokens of their attention rows). The numbers are raw shares of the softmax: a map sums to 1 less
-    the share that special tokens (class token and registers) received. Memory grows with N, not with N x N. Raises
-    ValueError for a model without attention.
-    """
-    with _looking(model):
-        return torch.stack(list(_layers(model, images)), dim=1)
-
-
-def patch_attention(model: nn.Module, images: Tensor, patch: tuple[int, int]) -> Tensor:
-    """How much one patch, ``(row, column)``, looks at each patch: (B, C, H, W) -> (B, L, A, R, K), raw shares.
-
-    Raises ValueError for a model without attention, and for a patch that is not on the grid.
-    """
-
-    def patch_row(block: Block, x: Tensor, special: int) -> Tensor:
-        token = special + patch[0] * columns + patch[1]
-        return block.attn.weights(block.norm1(x), queries=slice(token, token + 1))[:, :, 0]
-
-    rows, columns = _with_attention(model).grid(images)
-    if not (0 <= patch[0] < rows and 0 <= patch[1] < columns):
-        raise ValueError(f"patch {patch} is not on the grid: rows are 0 to {rows - 1}, columns 0 to {columns - 1}")
-    with _looking(model):
-        return torch.stack(list(_layers(model, images, patch_row)), dim=1)
-
-
-def class_map(model: nn.Module, images: Tensor, batch: int = BATCH) -> Tensor:
-    """The mean of :func:`class_attention` over heads and layers, ``batch`` pictures at a time: -> (B, R, K)."""
-    maps = []
-    with _looking(model):
-        for some in images.split(batch):
-            layers = [heads.mean(dim=1) for heads in _layers(model, some)]  # L x (B, R, K)
-            maps.append(torch.stack(layers).mean(dim=0))
-    return torch.cat(maps)
-
-
-@dataclass(frozen=True, eq=False)
-class Observed:
-    """What maps say, one number a picture: arrays (n,)."""
-
-    entropy: np.ndarray
-    """Of the map's shares among the patches, over log(R*K): 1 for an even map, 0 for a single patch."""
-    peak: np.ndarray
-    """Share of the attention to patches that the most looked-at 10 % of them (rounded up) hold."""
-    centre: np.ndarray
-    """Attention to a patch of the middle half (of height and width), over an even share."""
-    border: np.ndarray
-    """Attention to a patch of the outermost ring, over an even share."""
-    special: np.ndarray
-    """Share of the attention that went to the class token and registers and is in none of the above."""
-    even_peak: float
-    """What ``peak`` would be for an even map."""
-    correct: np.ndarray | None
-    """Whether the prediction is right, bool (n,); None where that is not known of every picture."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Means, the difference of right and wrong predictions with its standard error, and the number of pictures."""
-        values: dict[str, Any] = {"n": len(self.entropy), "even_peak": self.even_peak}
-        for name in ("entropy", "peak", "centre", "border", "special"):
-            values[name] = float(getattr(self, name).mean())
-        if self.correct is not None:
-            values["right"] = int(self.correct.sum())
-            for name in COMPARED:
-                gap = right_and_wrong(getattr(self, name), self.correct)
-                values[f"{name}_right_wrong"] = None if gap is None else dataclasses.asdict(gap)
-        return values
-
-
-def observe(maps: np.ndarray, correct: np.ndarray | None = None) -> Observed:
-    """Measure maps of raw shares (n, R, K), each summing to at most 1; ``correct`` is bool (n,) where known."""
-    n, rows, columns = maps.shape
-    if not n:
-        raise ValueError("0 maps say nothing: give at least one")
-    flat = maps.reshape(n, -1).astype(np.float64)
-    total = flat.sum(axis=1)
-    shares = flat / np.maximum(total, np.finfo(np.float64).tiny)[:, None]
-    count = rows * columns
-    logs = np.log(shares, where=shares > 0, out=np.zeros_like(shares))
-    entropy = -(shares * logs).sum(axis=1) / math.log(count) if count > 1 else np.ones(n)
-    top = math.ceil(count / 10)
-    down = np.abs((np.arange(rows) + 0.5) / rows - 0.5)  # distance of each row from the middle, 0 to 0.5
-    across = np.abs((np.arange(columns) + 0.5) / columns - 0.5)
-    centre = (np.maximum.outer(down, across) <= 0.25).ravel()
-    if not centre.any():  # no patch has its middle there: take the innermost
-        centre = np.logical_and.outer(down == down.min(), across == across.min()).ravel()
-    border = np.logical_or.outer(down == down.max(), across == across.max()).ravel()
-    return Observed(
-        entropy=entropy,
-        peak=np.sort(shares, axis=1)[:, -top:].sum(axis=1),
-        centre=shares[:, centre].mean(axis=1) * count,
-        border=shares[:, border].mean(axis=1) * count,
-        special=1 - total,
-        even_peak=top / count,
-        correct=None if correct is None else np.asarray(correct, dtype=bool),
-    )
-
-
-COMPARED = {"entropy": "entropy", "peak": "share of the most looked-at patches", "centre": "weight of the centre"}
-"""Measures that are compared between right and wrong predictions, and how a sentence names them."""
-FEWEST = 5
-"""Pictures that a group must have to be compared: a spread of fewer is a guess."""
+VERDICTS = "faithfulness.json"
+"""File of a run folder that says which methods tell the truth about its classifier, see faithfulness.py."""
 
 
 @dataclass(frozen=True)
-class Gap:
-    """A difference of two means with its standard error."""
+class Method:
+    """A way to make heatmaps. Called with a model, its input (B, C, H, W) and classes (B,), it gives (B, R, K)."""
 
-    first: float
-    second: float
-    error: float
+    sentence: str
+    """What its maps show."""
+    function: Callable[[nn.Module, Tensor, Tensor], Tensor]
+    asks_class: bool = True
+    """Whether a map is about one class; else it is the same for every class."""
+    layered: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None
+    """The same for every layer and head, (B, L, A, R, K), where the method has them."""
+    attentive: bool = True
+    """Whether it needs a model with attention."""
+    shares: bool = False
+    """Whether maps are shares of 1, of which special tokens may hold a part; else only their order means something."""
 
-    @property
-    def clear(self) -> bool:
-        """Larger than two standard errors: more than noise would usually make it."""
-        return abs(self.first - self.second) > 2 * self.error
-
-
-def right_and_wrong(values: np.ndarray, correct: np.ndarray) -> Gap | None:
-    """Mean over right (first) against wrong (second) predictions, unpaired (Welch); None where a group is too small."""
-    groups = values[correct], values[~correct]
-    if min(map(len, groups)) < FEWEST:
-        return None
-    error = math.sqrt(sum(group.var(ddof=1) / len(group) for group in groups))
-    return Gap(float(groups[0].mean()), float(groups[1].mean()), error)
+    def __call__(self, model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
+        return self.function(model, images, target)
 
 
-def observations(seen: Observed) -> list[str]:
-    """Sentences that put the numbers into words; a difference within two standard errors is called no difference."""
-    low, high = np.quantile(seen.entropy, (0.1, 0.9))
-    sentences = [
-        f"Concentration over {len(seen.entropy)} pictures: the entropy is {seen.entropy.mean():.1%} of an even map's "
-        f"({low:.1%} to {high:.1%} for the middle 80% of pictures); the most looked-at tenth of the patches holds "
-        f"{seen.peak.mean():.1%} of the attention, where an even map gives it {seen.even_peak:.1%}.",
-        _centre_and_border(seen),
-    ]
-    if seen.special.mean() > 1e-4:
-        sentences.append(
-            f"Outside the picture: {seen.special.mean():.1%} of the attention goes to the class token and registers; "
-            f"the other numbers are about the rest."
-        )
-    if seen.correct is not None:
-        sentences += _right_and_wrong(seen, seen.correct)
-    return sentences
+METHODS: dict[str, Method] = {
+    "attention": Method(
+        "How much the class token attends to each patch, mean over heads and layers.",
+        lambda model, images, target: class_map(model, images),
+        asks_class=False,
+        layered=lambda model, images, target: class_attention(model, images),
+        shares=True,
+    ),
+    "rollout": Method(
+        "Attention followed back through the layers to the picture, half of each step the residual connection.",
+        lambda model, images, target: rollout(model, images),
+        asks_class=False,
+        shares=True,
+    ),
+    "attention-gradient": Method(
+        "Attention times its gradient where that speaks for the class, mean over heads and layers.",
+        lambda model, images, target: gradient_attention(model, images, target).mean(dim=(1, 2)),
+        layered=gradient_attention,
+    ),
+    "relevance": Method(
+        "Attention times its positive gradient, followed back through the layers to the picture.",
+        relevance,
+    ),
+    "input-gradient": Method(
+        "How steeply the class's score changes with the pixels of each patch.", input_gradient, attentive=False
+    ),
+    "integrated-gradients": Method(
+        "What each patch adds to the class's score on the way from the mean colour to the picture.",
+        integrated_gradients,
+        attentive=False,
+    ),
+    "occlusion": Method(
+        "How much of the class's probability is lost with each patch covered.", occlusion, attentive=False
+    ),
+}
+"""Every method by name, attention first. A new one is a row."""
 
 
-def _centre_and_border(seen: Observed) -> str:
-    gaps = seen.centre - seen.border  # paired: both are of the same map
-    numbers = (
-        f"a patch of the centre gets {seen.centre.mean():.2f} times an even share, one of the border "
-        f"{seen.border.mean():.2f} times"
-    )
-    if len(gaps) < FEWEST:
-        return f"Centre and border: {numbers}; {len(gaps)} pictures are too few to tell that from noise."
-    error = float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
-    size = f"difference {gaps.mean():+.2f}, standard error {error:.2f}"
-    if abs(gaps.mean()) <= 2 * error:
-        return f"Centre and border: no difference beyond noise; {numbers} ({size})."
-    return f"Centre and border: the {'centre' if gaps.mean() > 0 else 'border'} is preferred; {numbers} ({size})."
+def methods_for(model: nn.Module) -> tuple[str, ...]:
+    """The names of the methods that can be asked of a model."""
+    return tuple(name for name, method in METHODS.items() if hasattr(model, "walk") or not method.attentive)
 
 
-def _right_and_wrong(seen: Observed, correct: np.ndarray) -> list[str]:
-    right, wrong = int(correct.sum()), int((~correct).sum())
-    if min(right, wrong) < FEWEST:
-        return [
-            f"Right and wrong: {right} right and {wrong} wrong predictions; maps are compared from {FEWEST} of each on."
-        ]
-    sentences = []
-    for name, words in COMPARED.items():
-        gap = right_and_wrong(getattr(seen, name), correct)
-        assert gap is not None
-        numbers = (
-            f"{gap.first:.3f} over {right} right against {gap.second:.3f} over {wrong} wrong predictions "
-            f"(difference {gap.first - gap.second:+.2g}, standard error {gap.error:.2g})"
-        )
-        if gap.clear:
-            verdict = f"the {words} is {'higher' if gap.first > gap.second else 'lower'} where the prediction is right"
-        else:
-            verdict = f"no difference beyond noise in the {words}"
-        sentences.append(f"Right and wrong: {verdict}: {numbers}.")
-    return sentences
+def class_number(classes: Sequence[str], name: str) -> int:
+    """The number of a class. Raises ValueError for an unknown one, naming the nearest."""
+    if name not in classes:
+        raise ValueError(f"there is no class {name!r}{nearest(name, classes)}")
+    return list(classes).index(name)
+
+
+def _one_of(what: str, number: int, count: int) -> int:
+    """From 1..count to an index. Raises ValueError outside."""
+    if not 1 <= number <= count:
+        raise ValueError(f"there is no {what} {number}: the model has {what}s 1 to {count}")
+    return number - 1
+
+
+def heat(
+    classifier: Classifier,
+    pixels: Tensor,
+    method: str = "attention",
+    target: str | Tensor | None = None,
+    layer: int | None = None,
+    head: int | None = None,
+    batch: int = BATCH,
+) -> Tensor:
+    """Maps of one method: pixels uint8 (B, C, S, S) -> float32 (B, R, K) on the CPU.
+
+    target: the class that maps are about, by name or as numbers (B,); None for the predicted ones. layer and head
+    count from 1, the mean over all where they are None; only attention and attention-gradient have them.
+    Raises ValueError for a method, class, layer or head that is not there.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}{nearest(method, METHODS)}")
+    way, model = METHODS[method], classifier.model
+    if (layer is not None or head is not None) and way.layered is None:
+        several = " and ".join(name for name, each in METHODS.items() if each.layered)
+        raise ValueError(f"{method} goes through all layers and heads at once: only {several} show one of them")
+    device = next(model.parameters()).device
+    if isinstance(target, str):
+        target = torch.full((len(pixels),), class_number(classifier.classes, target))
+    if target is None:
+        target = classifier.logits(pixels).argmax(dim=1) if way.asks_class else torch.zeros(len(pixels)).long()
+    maps = []
+    for some, classes in zip(pixels.split(batch), target.to(device).split(batch), strict=True):
+        images = classifier.prepare(some.to(device))
+        if layer is None and head is None:
+            maps.append(way(model, images, classes))
+            continue
+        assert way.layered is not None
+        found = way.layered(model, images, classes)  # (B, L, A, R, K)
+        chosen = found if layer is None else found[:, [_one_of("layer", layer, found.shape[1])]]
+        chosen = chosen if head is None else chosen[:, :, [_one_of("head", head, found.shape[2])]]
+        maps.append(chosen.mean(dim=(1, 2)))
+    return torch.cat(maps).float().cpu() if maps else torch.empty(0, 1, 1)
+
+
+def as_shares(maps: Tensor) -> Tensor:
+    """Maps of any method as shares that sum to 1, what is below 0 left out: (B, R, K) -> the same shape."""
+    positive = maps.clamp(min=0)
+    total = positive.sum(dim=(1, 2), keepdim=True)
+    even = torch.full_like(positive, 1 / (maps.shape[1] * maps.shape[2]))  # where nothing speaks for the class
+    return torch.where(total > 0, positive / total.clamp(min=1e-30), even)
+
+
+def stored_verdicts(run: Path) -> dict[str, Any]:
+    """What ``vitreous heatmap --check`` found for the weights that a run has now; empty where it was not asked."""
+    try:
+        values = json.loads((run / VERDICTS).read_text())
+        return dict(values["methods"]) if values["weights"] == weights_name(run) else {}
+    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError):
+        return {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,7 +193,7 @@ class HeatmapResult:
     picture: Path
     """The gallery, PNG."""
     maps: Path
-    """NumPy file, float32 (n, R, K): the raw shares of the pictures in the gallery, in its order."""
+    """NumPy file, float32 (n, R, K): the maps of the pictures in the gallery, in its order, unscaled."""
     observations: dict[str, Any]
     """Means over the observed pictures, see :meth:`Observed.to_json`."""
     sentences: tuple[str, ...]
@@ -342,10 +259,46 @@ def _looked_at(
     return classifier, images.pixels, images.ids, images.labels
 
 
-def _paths(run: Path, out: Path | None) -> tuple[Path, Path]:
+@dataclass(frozen=True)
+class Asked:
+    """What a map is asked to show: a row of METHODS, for a class by name or each picture's own, of a layer and head."""
+
+    method: str = "attention"
+    target: str | None = None
+    layer: int | None = None
+    head: int | None = None
+
+    def stem(self) -> str:
+        """The name of its files: heatmaps, heatmaps-rollout, heatmaps-attention-layer-2."""
+        parts = [
+            "" if self.method == "attention" else self.method,
+            "" if self.layer is None else f"layer-{self.layer}",
+            "" if self.head is None else f"head-{self.head}",
+        ]
+        return "-".join(["heatmaps", *(part for part in parts if part)])
+
+    def caption(self, classifier: Classifier, verdict: dict[str, Any] | None) -> str:
+        """What the maps show, and whether the method was found not to tell the truth."""
+        sentence, config = METHODS[self.method].sentence, classifier.config
+        if getattr(config, "pool", "class") == "mean":
+            sentence = sentence.replace("the class token attends", "the average patch attends")
+        if self.layer is not None or self.head is not None:
+            layer = "mean over layers" if self.layer is None else f"layer {self.layer}"
+            part = "mean over heads" if self.head is None else f"head {self.head}"
+            sentence = sentence.replace("mean over heads and layers", f"{layer}, {part}")
+        else:
+            sentence = sentence.replace(
+                "heads and layers", f"{getattr(config, 'heads', 0)} heads and {getattr(config, 'depth', 0)} layers"
+            )
+        about = "" if self.target is None else f" For the class {self.target}."
+        doubt = " NOT FAITHFUL on this run's check." if verdict and not verdict["faithful"] else ""
+        return sentence + about + doubt
+
+
+def _paths(run: Path, out: Path | None, stem: str) -> tuple[Path, Path]:
     """Where the gallery and the maps go."""
     folder = run if out is None else out
-    picture = folder if folder.suffix.lower() == ".png" else folder / "heatmaps.png"
+    picture = folder if folder.suffix.lower() == ".png" else folder / f"{stem}.png"
     return picture, picture.with_suffix(".npy")
 
 
@@ -356,6 +309,7 @@ def heatmap_run(
     seed: int = 0,
     out: Path | None = None,
     data_root: Path | None = None,
+    asked: Asked = Asked(),
 ) -> HeatmapResult:
     """Draw what a run's classifier looks at, and say it in numbers.
 
@@ -363,30 +317,37 @@ def heatmap_run(
     classes, parquet) for ``n`` of its validation pictures; or picture files, all of which are drawn, without a true
     class. Of a data set, up to OBSERVED pictures are measured and the first ``n`` of them drawn.
     out: a folder for heatmaps.png and heatmaps.npy, or the name of the PNG; None for the run folder.
+    asked: the method, class, layer and head.
     Raises ValueError or FileNotFoundError, before anything is written, for what cannot be read or drawn.
     """
     n = len(_files(sources or [])) or n
     if not 1 <= n <= MOST_PANELS:
         raise ValueError(f"{n} pictures in one gallery: give 1 to {MOST_PANELS}")
+    if asked.method not in METHODS:
+        raise ValueError(f"unknown method {asked.method!r}{nearest(asked.method, METHODS)}")
+    way = METHODS[asked.method]
     classifier, pixels, names, truth = _looked_at(run, sources or [], max(n, OBSERVED), seed, data_root)
-    device = next(classifier.model.parameters()).device
-    maps = torch.cat([class_map(classifier.model, classifier.prepare(p.to(device))).cpu() for p in pixels.split(BATCH)])
+    maps = heat(classifier, pixels, asked.method, asked.target, asked.layer, asked.head)
     sure, guess = classifier.logits(pixels).softmax(dim=1).max(dim=1)
-    seen = observe(maps.numpy(), None if truth is None else (guess == truth).numpy())
+    shares = maps if way.shares else as_shares(maps)
+    seen = observe(shares.numpy(), None if truth is None else (guess == truth).numpy())
     panels = [
         Panel(
             source=names[i],
             pixels=pixels[i],
-            map=maps[i].numpy(),
+            map=shares[i].numpy(),
             true=None if truth is None else classifier.classes[truth[i]],
             predicted=classifier.classes[guess[i]],
             probability=float(sure[i]),
         )
         for i in range(min(n, len(pixels)))
     ]
-    picture, array = _paths(run, out)
-    config = classifier.config
-    looker = "class token looks" if config.pool == "class" else "average patch looks"
-    gallery(panels, picture, caption=f"Where the {looker}: mean over {config.heads} heads and {config.depth} layers.")
+    picture, array = _paths(run, out, asked.stem())
+    verdict = stored_verdicts(run).get(asked.method)
+    of = "attention" if way.shares else "relevance"
+    gallery(panels, picture, caption=asked.caption(classifier, verdict), of=of)
     np.save(array, maps[: len(panels)].numpy())
-    return HeatmapResult(picture, array, seen.to_json(), tuple(observations(seen)), tuple(panels))
+    sentences = observations(seen, of)
+    if verdict:
+        sentences.append(f"Check: {asked.method} is {verdict['words']}.")
+    return HeatmapResult(picture, array, seen.to_json(), tuple(sentences), tuple(panels))

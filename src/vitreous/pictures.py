@@ -123,10 +123,11 @@ SIDE, SEAM, BETWEEN, TITLE, TOP, FOOT = 1.3, 0.05, 0.3, 0.46, 0.1, 0.62
 """Inches: a picture's width, the seam to its map, the space between pairs, above them, at the top and at the bottom."""
 
 
-def gallery(panels: Sequence[Panel], path: Path, caption: str = "") -> Path:
+def gallery(panels: Sequence[Panel], path: Path, caption: str = "", of: str = "attention") -> Path:
     """Draw pictures, each beside its map laid over it, with true and predicted class; all of one size. PNG.
 
-    Colours show attention over an even share and mean the same in every map; they span at least 0.5 to 1.5.
+    Colours show attention, or ``of`` what else it is, over an even share and mean the same in every map; they span at
+    least 0.5 to 1.5.
     """
     if not 1 <= len(panels) <= MOST_PANELS:
         raise ValueError(f"a gallery of {len(panels)} pictures: give 1 to {MOST_PANELS}")
@@ -149,7 +150,7 @@ def gallery(panels: Sequence[Panel], path: Path, caption: str = "") -> Path:
             axes.imshow(picture, aspect="auto")
             axes.set_axis_off()
         _name(figure, panel, left, bottom + tall)
-    _legend(figure, scale, caption)
+    _legend(figure, scale, f"the {of} of each patch, in multiples of an even share. {caption}")
     return save(figure, path)
 
 
@@ -176,6 +177,6 @@ def _legend(figure: Figure, scale: tuple[float, float], caption: str) -> None:
     bar = figure.add_axes((BETWEEN / width, 0.3 / height, 1.6 / width, 0.09 / height))
     figure.colorbar(ScalarMappable(Normalize(*scale), "inferno"), cax=bar, orientation="horizontal")
     bar.tick_params(labelsize=7, colors=FAINT, length=2)
-    words = f"Right of each picture: the attention to each patch, in multiples of an even share. {caption}"
+    words = f"Right of each picture: {caption}"
     left = (BETWEEN + 1.75) / width
     figure.text(left, 0.345 / height, words, color=FAINT, fontsize=7.5, va="center", wrap=True, parse_math=False)
