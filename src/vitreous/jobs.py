@@ -14,7 +14,7 @@ from vitreous.config import DataConfig, RunConfig, override
 from vitreous.data import DataSet, load
 from vitreous.recipes import Wish, plan
 from vitreous.runs import read_config
-from vitreous.train import Progress, Result, Watch, train
+from vitreous.train import Result, Watch, train
 
 MOST_REJECTED = 20
 """Files left out that are named one by one; the others are counted."""
@@ -47,8 +47,8 @@ def train_on(
     config, reasons = plan(replace(wish, val_fraction=held_out.val_fraction), data)
     config = override(config, dict(changes))
     asked = [f"as asked: {path}={text}" for path, text in changes.items()]
-    _tell(watch, [*_notes(data), *reasons, *asked], config, started)
-    return train(config, out, data, watch=watch, started=started)
+    notes = [*_notes(data), *reasons, *asked]
+    return train(config, out, data, watch=watch, started=started, notes=notes)
 
 
 def resume(
@@ -68,8 +68,7 @@ def resume(
     if source is not None and source != config.data.source:
         raise ValueError(f"{run} was trained on {config.data.source!r}, not on {source!r}: name the run with --out")
     data = _read(config.data, config.model.image_size, data_root)
-    _tell(watch, _notes(data), config, started)
-    return train(config, run, data, resume=True, watch=watch, started=started)
+    return train(config, run, data, resume=True, watch=watch, started=started, notes=list(_notes(data)))
 
 
 def _read(held_out: DataConfig, side: int | None, data_root: Path | None) -> DataSet:
@@ -99,12 +98,6 @@ def _notes(data: DataSet) -> Iterator[str]:
         yield f"left out: {each.path}: {each.reason}"
     if len(data.rejected) > MOST_REJECTED:
         yield f"left out: {len(data.rejected) - MOST_REJECTED} more"
-
-
-def _tell(watch: Watch | None, notes: list[str] | Iterator[str], config: RunConfig, started: float) -> None:
-    for note in notes:
-        if watch:
-            watch(Progress("scan", time.monotonic() - started, config.budget, note=note))
 
 
 def _whole(name: str, text: str) -> int:

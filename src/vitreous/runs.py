@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -30,6 +31,14 @@ def prepare(run: Path, config: RunConfig, resume: bool) -> None:
         raise ValueError(f"{run} already holds a run: go on with --resume, or choose another --out")
     run.mkdir(parents=True, exist_ok=True)
     path.write_text(to_json(config))
+
+
+def discard(run: Path) -> None:
+    """Takes back what :func:`prepare` made, for a run that never began."""
+    for name in ("config.json", "train.log", "metrics.jsonl"):
+        (run / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something else lies there
+        run.rmdir()
 
 
 def read_config(run: str | Path) -> RunConfig:

@@ -16,7 +16,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -30,11 +30,10 @@ from vitreous.batches import Batches
 from vitreous.classifier import Classifier
 from vitreous.config import RunConfig
 from vitreous.data import DataSet, Images
-from vitreous.device import Plan, choose, hardware
+from vitreous.device import Plan, choose, hardware, pick_device
 from vitreous.models import build_model, count_parameters
 from vitreous.optim import build_optimizers, lr_at, set_lr
-from vitreous.runs import Journal, prepare
-from vitreous.vit import use_attention
+from vitreous.runs import Journal, discard, prepare
 
 CHECKPOINT_SECONDS = 60.0
 LOG_STEPS = 20
@@ -121,10 +120,9 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = build_model(config.model)
+        self.model.to(pick_device(config.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
         size, channels = config.model.image_size, config.model.channels
-        self.plan = choose(self.model, size, channels, config.device, config.precision, config.attention)
-        use_attention(self.model, self.plan.attention)
-        self.model.to(self.plan.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.plan = choose(self.model, size, channels, config.precision, config.attention)
         self.batches.to(self.plan.device)
         self.averaged = copy.deepcopy(self.model).eval() if config.ema else None
         self.optimizers = build_optimizers(self.model, config.optim)
@@ -210,8 +208,11 @@ def train(
     resume: bool = False,
     watch: Watch | None = None,
     started: float | None = None,
+    notes: Sequence[str] = (),
 ) -> Result:
     """Trains a model into the run folder ``out``.
+
+    ``notes`` are sentences on choices made before, which are told and kept in ``train.log`` with its own.
 
     ``started`` is the ``time.monotonic()`` from which a budget counts, now if not given. With ``resume`` the newest
     whole checkpoint of ``out`` goes on under the same config. Raises ValueError (Diverged for a loss that is no
@@ -221,8 +222,13 @@ def train(
     folder = Path(out)
     check(config, data)
     prepare(folder, config, resume)
-    run = Run(config, folder, data, time.monotonic() if started is None else started)
-    clock, batches, journal = run.clock, run.batches, Journal(folder)
+    started = time.monotonic() if started is None else started
+    journal = Journal(folder)
+    for note in notes:
+        tell(Progress("scan", time.monotonic() - started, config.budget, note=note))
+        journal.say(note)
+    run = Run(config, folder, data, started)
+    clock, batches = run.clock, run.batches
     tell(Progress("probe", clock.elapsed(), config.budget, note=run.plan.note))
     journal.say(run.plan.note)
     if resume:
@@ -233,7 +239,11 @@ def train(
     glance = run.validation.select(_glance(len(run.validation), clock, config.evaluations))
     if not resume:
         clock.begun = clock.elapsed()
-    _check_budget(clock)
+        try:
+            _check_budget(clock)
+        except ValueError:
+            discard(folder)
+            raise
 
     looks = int(clock.progress(run.step) * config.evaluations)
     first_step, first_second, saved_at = run.step, clock.elapsed(), clock.elapsed()

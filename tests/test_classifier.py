@@ -1,0 +1,142 @@
+"""A classifier folder is whole, safe to load, and reads pictures the same way everywhere."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from vitreous.classifier import Classifier, normalise
+from vitreous.models import build_model
+from vitreous.vit import ViTConfig
+
+CONFIG = ViTConfig(image_size=16, patch_size=4, width=16, depth=1, heads=2, classes=3, stem="conv")
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    torch.manual_seed(0)
+    model = build_model(CONFIG).eval()
+    return Classifier(model, CONFIG, ("cat", "dog", "owl"), (0.5, 0.4, 0.3), (0.2, 0.2, 0.3), {"seed": 0})
+
+
+def pictures(count: int) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 3, 16, 16), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+
+
+def test_saving_and_loading_keeps_everything(classifier: Classifier, tmp_path: Path) -> None:
+    classifier.save(tmp_path / "classifier")
+    loaded = Classifier.load(tmp_path / "classifier")
+    assert torch.allclose(loaded.logits(pictures(5)), classifier.logits(pictures(5)), atol=1e-6)
+    assert (loaded.classes, loaded.mean, loaded.std) == (classifier.classes, classifier.mean, classifier.std)
+    assert (loaded.config, loaded.provenance) == (classifier.config, classifier.provenance)
+    assert not loaded.model.training
+    through_run = Classifier.load(tmp_path)  # a run folder holds it as classifier/
+    assert torch.equal(through_run.logits(pictures(5)), loaded.logits(pictures(5)))
+    assert {p.name for p in (tmp_path / "classifier").iterdir()} == {"config.json", "model.safetensors", "README.md"}
+
+
+def test_one_picture_alone_and_in_a_batch_give_the_same_scores(classifier: Classifier) -> None:
+    batch = pictures(64)
+    together = classifier.logits(batch)
+    alone = torch.cat([classifier.logits(batch[i : i + 1]) for i in range(64)])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_files_bytes_arrays_and_pil_pictures_are_read_alike(classifier: Classifier, tmp_path: Path) -> None:
+    array = pictures(1)[0].permute(1, 2, 0).numpy()
+    buffer = BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    path = tmp_path / "picture.png"
+    path.write_bytes(buffer.getvalue())
+    kinds = [path, str(path), buffer.getvalue(), array, Image.fromarray(array)]
+    read = [classifier.read(kind) for kind in kinds]
+    assert all(torch.equal(pixels, pictures(1)[0]) for pixels in read)
+    predictions = classifier.predict(kinds)
+    assert len({prediction.top for prediction in predictions}) == 1
+
+
+def test_predictions_are_sorted_probabilities(classifier: Classifier) -> None:
+    (prediction,) = classifier.predict(pictures(1), top=9)
+    probabilities = [p for _, p in prediction.top]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) == pytest.approx(1.0, abs=1e-5)
+    assert (prediction.label, prediction.probability) == prediction.top[0]
+    assert {label for label, _ in prediction.top} == {"cat", "dog", "owl"}
+
+
+def test_any_picture_size_is_brought_to_the_training_size(classifier: Classifier) -> None:
+    picture = np.full((50, 90, 3), 77, dtype=np.uint8)
+    assert torch.equal(classifier.read(picture), torch.full((3, 16, 16), 77, dtype=torch.uint8))
+
+
+def test_normalising_is_by_the_formula() -> None:
+    pixels = pictures(2)
+    mean, std = torch.tensor([0.5, 0.4, 0.3]).view(1, 3, 1, 1), torch.tensor([0.2, 0.25, 0.3]).view(1, 3, 1, 1)
+    expected = (pixels.float() / 255 - mean) / std
+    assert torch.allclose(normalise(pixels, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)), expected, atol=1e-5)
+
+
+def test_what_is_no_classifier_is_refused(classifier: Classifier, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no classifier and no finished run: it has no config\.json"):
+        Classifier.load(tmp_path)
+    folder = classifier.save(tmp_path / "classifier")
+    config = json.loads((folder / "config.json").read_text())
+
+    def rewritten(**changes: object) -> None:
+        (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+    rewritten(format=99)
+    with pytest.raises(ValueError, match="format 99 is newer"):
+        Classifier.load(folder)
+    rewritten(model={**config["model"], "depth": 2})
+    with pytest.raises(ValueError, match=r"another architecture: missing blocks\.1"):
+        Classifier.load(folder)
+    rewritten(model={**config["model"], "deptth": 2})
+    with pytest.raises(ValueError, match="did you mean 'depth'"):
+        Classifier.load(folder)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="is it a classifier of vitreous"):
+        Classifier.load(folder)
+    (folder / "config.json").write_text("not json")
+    with pytest.raises(ValueError, match="cannot load"):
+        Classifier.load(folder)
+
+
+def test_a_pickle_in_place_of_weights_is_never_executed(classifier: Classifier, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
+            return (Path.touch, (canary,))
+
+    folder = classifier.save(tmp_path / "classifier")
+    (folder / "model.safetensors").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(ValueError, match="cannot load"):
+        Classifier.load(folder)
+    assert not canary.exists()
+
+
+def test_a_weight_too_many_is_named(classifier: Classifier, tmp_path: Path) -> None:
+    folder = classifier.save(tmp_path / "classifier")
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, "extra": torch.zeros(1)}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="unknown extra"):
+        Classifier.load(folder)
+
+
+def test_pictures_that_cannot_be_read_are_refused(classifier: Classifier, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no picture"):
+        classifier.read(tmp_path / "none.png")
+    with pytest.raises(ValueError, match=r"give uint8 \(H, W, 3\)"):
+        classifier.read(np.zeros((4, 4), dtype=np.float32))
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(ValueError):  # noqa: PT011 - the words belong to the data room
+        classifier.read(tmp_path / "text.png")

@@ -1,0 +1,72 @@
+"""The fastest way is found by measuring, and looking for it changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vitreous import device
+from vitreous.device import bf16_pays, choose, hardware, pick_device
+from vitreous.models import build_model
+from vitreous.vit import Attention, ViTConfig
+
+SMALL = ViTConfig(image_size=8, patch_size=4, width=16, depth=2, heads=2, classes=3, stem="conv")
+
+
+def test_the_probe_leaves_weights_buffers_and_random_state_as_they_were() -> None:
+    model = build_model(SMALL)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    plan = choose(model, 8, 3, "auto", "auto")
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert plan.precision in ("fp32", "bf16")
+    assert "images/s in a probe" in plan.note
+    assert {module.path for module in model.modules() if isinstance(module, Attention)} == {plan.attention}
+
+
+def test_what_was_asked_for_is_taken_without_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*args: object) -> None:
+        raise AssertionError("probed")
+
+    monkeypatch.setattr(device, "_train_step", forbidden)
+    plan = choose(build_model(SMALL), 8, 3, "fp32", "explicit")
+    assert (plan.precision, plan.attention, plan.device.type) == ("fp32", "explicit", "cpu")
+
+
+def test_the_fastest_candidate_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10**6))
+    slow = {("fp32", "fused"): 4, ("fp32", "explicit"): 3, ("bf16", "fused"): 2, ("bf16", "explicit"): 1}
+    now = 0.0
+
+    def step(model: object, images: object, plan: device.Plan) -> None:
+        nonlocal now
+        now += slow[plan.precision, plan.attention] + 1e-9 * next(clock)
+
+    monkeypatch.setattr(device, "bf16_pays", lambda where: True)
+    monkeypatch.setattr(device, "_train_step", step)
+    monkeypatch.setattr(device.time, "perf_counter", lambda: now)
+    plan = choose(build_model(SMALL), 8, 3, "auto", "auto")
+    assert (plan.precision, plan.attention) == ("bf16", "explicit")
+
+
+def test_bf16_is_not_tried_where_its_products_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "bf16_pays", lambda where: False)
+    assert choose(build_model(SMALL), 8, 3, "auto", "auto").precision == "fp32"
+    assert isinstance(bf16_pays(torch.device("cpu")), bool)
+
+
+def test_devices_that_are_not_there_are_refused() -> None:
+    assert pick_device("cpu").type == "cpu"
+    with pytest.raises(ValueError, match="unknown device 'gpu'"):
+        pick_device("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="'cuda' is not available here: use --device cpu"):
+            pick_device("cuda")
+
+
+def test_hardware_says_what_a_figure_was_measured_on() -> None:
+    facts = hardware()
+    assert {"cpu", "threads", "torch", "python", "system"} <= set(facts)
+    assert facts["torch"] == torch.__version__
