@@ -22,8 +22,8 @@ class AugmentConfig:
 
     flip: bool = True
     """Mirror left to right; off where left and right carry meaning (digits)."""
-    shift: float = 0.125
-    """Largest shift in any direction, as a share of the picture's side (4 pixels of 32)."""
+    shift: float = 0.0625
+    """Largest shift in any direction, as a share of the picture's side (2 pixels of 32)."""
     randaugment: int = 0
     """Operations a picture from :func:`randaugment`; 0 for none."""
     mixup: float = 0.0

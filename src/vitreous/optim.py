@@ -15,7 +15,7 @@ class OptimConfig:
     """AdamW for vectors, tables, tokens and the head; Muon (Jordan et al. 2024) or AdamW for the matrices between."""
 
     name: str = "muon"
-    lr: float = 2e-3
+    lr: float = 4e-3
     """Peak rate of AdamW."""
     muon_lr: float = 0.005
     """Peak rate of Muon, for an update scaled to AdamW's usual size (``match_rms_adamw``, Liu et al. 2025)."""

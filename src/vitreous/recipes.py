@@ -15,7 +15,6 @@ from vitreous.cnn import CNN_PRESETS, CNNConfig
 from vitreous.config import DataConfig, Phase, RunConfig, nearest
 from vitreous.data import DataSet
 from vitreous.models import FAMILIES, ModelConfig, build_model, count_parameters, describe
-from vitreous.optim import OptimConfig
 from vitreous.vit import PRESETS, ViTConfig
 
 
@@ -36,6 +35,11 @@ class Wish:
     """``vit``, ``resnet`` or ``fastcnn``."""
     any_size: bool = False
     """Train on several picture sizes, so that others than the training size work at test time."""
+
+
+LARGEST_BATCH = 128
+GROWING = ((0.5, 0.25), (0.75, 0.4), (1.0, 0.35))
+"""(size in shares of the training size, share of the run): progressive resizing."""
 
 
 def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
@@ -60,21 +64,20 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
     flips = not looks_like_characters(data.name)
     if not flips:
         notes.append("no mirrored pictures: left and right carry meaning in characters")
-    batch = max(2, min(128, 2 ** int(math.log2(max(2, count / 8)))))
+    batch = max(2, min(LARGEST_BATCH, 2 ** int(math.log2(max(2, count / 16)))))
     phases: tuple[Phase, ...] = ()
     sizes: tuple[int, ...] = ()
     if wish.any_size:
         sizes = sizes_around(side, patch)
         notes.append(f"several picture sizes, about as long on each: {', '.join(map(str, sizes))} pixels")
-    elif side >= 32 and stem != "patch":
-        small = round(side * 0.75 / patch) * patch
-        phases = (Phase(small, 0.6), Phase(side, 0.4))
-        notes.append(f"60 % of the run on pictures of {small} pixels, which cost less, the rest on {side}")
+    elif side >= 32:
+        phases = tuple(Phase(round(side * factor / patch) * patch, share) for factor, share in GROWING)
+        growing = ", ".join(f"{100 * phase.share:.0f} % on {phase.size}" for phase in phases)
+        notes.append(f"pictures grow over the run, since small ones cost less: {growing} pixels")
     config = RunConfig(
         data=DataConfig(source=wish.source, val_fraction=wish.val_fraction),
         model=model,
         augment=AugmentConfig(flip=flips),
-        optim=OptimConfig(),
         budget=wish.budget,
         epochs=wish.epochs,
         steps=wish.steps,

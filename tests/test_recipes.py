@@ -1,0 +1,82 @@
+"""Choices fit the pictures, are told, and can be overruled."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from vitreous.data import DataSet, Images
+from vitreous.models import build_model
+from vitreous.recipes import Wish, looks_like_characters, patch_for, plan
+from vitreous.vit import ViTConfig
+
+
+def pictures(side: int, count: int = 64, channels: int = 3, classes: int = 3, name: str = "pets") -> DataSet:
+    labels = torch.arange(count) % classes
+    pixels = torch.zeros(count, channels, side, side, dtype=torch.uint8)
+    images = Images(pixels, labels, tuple(f"class {i}" for i in range(classes)), tuple(map(str, range(count))))
+    return DataSet(name, images, images, None)
+
+
+@pytest.mark.parametrize("side", [8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 224])
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_every_picture_size_gets_a_model_of_a_bearable_number_of_tokens(side: int, stem: str) -> None:
+    config, notes = plan(Wish("pets", budget=60.0, stem=stem), pictures(side, count=8))
+    assert isinstance(config.model, ViTConfig)
+    rows, columns = config.model.grid
+    assert 16 <= rows * columns <= 256
+    assert notes
+    model = build_model(config.model).eval()
+    for size in {phase.size for phase in config.phases} | {side}:
+        assert model(torch.zeros(1, 3, size, size)).shape == (1, 3)
+
+
+def test_small_pictures_come_first_and_the_last_phase_has_the_own_size() -> None:
+    config, _ = plan(Wish("pets", budget=60.0), pictures(32))
+    sizes = [phase.size for phase in config.phases]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == 32
+    assert sum(phase.share for phase in config.phases) == pytest.approx(1.0)
+
+
+def test_characters_are_not_mirrored() -> None:
+    for name in ("digits", "MNIST", "svhn"):
+        assert not plan(Wish(name, budget=60.0), pictures(8, channels=1, name=name))[0].augment.flip
+    for name in ("pets", "CIFAR-10 (JPEG copy)", "Fashion-MNIST", "fashion-mnist"):
+        assert plan(Wish(name, budget=60.0), pictures(8, name=name))[0].augment.flip
+        assert not looks_like_characters(name)
+
+
+def test_little_data_gets_small_batches() -> None:
+    few, many = (plan(Wish("pets", budget=60.0), pictures(8, count=n))[0] for n in (20, 10_000))
+    assert 2 <= few.batch <= 20 < many.batch
+
+
+def test_what_is_asked_for_is_taken() -> None:
+    wish = Wish("pets", steps=7, size="tiny", stem="patch", seed=3, device="cpu", val_fraction=0.2)
+    config, _ = plan(wish, pictures(32))
+    assert isinstance(config.model, ViTConfig)
+    assert (config.model.width, config.model.stem, config.steps, config.seed) == (192, "patch", 7, 3)
+    assert (config.device, config.data.val_fraction, config.budget) == ("cpu", 0.2, None)
+    assert config.model.classes == 3
+
+
+def test_a_size_that_does_not_exist_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="unknown size 'smal': did you mean 'small'"):
+        plan(Wish("pets", budget=60.0, size="smal"), pictures(32))
+    with pytest.raises(ValueError, match="no training pictures"):
+        plan(Wish("pets", budget=60.0), dataclasses.replace(pictures(32), train=None))
+
+
+def test_patches_cut_a_picture_into_about_eight_by_eight() -> None:
+    assert {side: patch_for(side) for side in (8, 16, 28, 32, 64, 96, 224)} == {
+        8: 1,
+        16: 2,
+        28: 4,
+        32: 4,
+        64: 8,
+        96: 16,
+        224: 32,
+    }
