@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vitreous import attention_maps
 from vitreous.classifier import Classifier
+from vitreous.cnn import CNN, CNNConfig
 from vitreous.gradient_maps import (
     by_patch,
     grad_cam,
@@ -24,6 +25,7 @@ from vitreous.gradient_maps import (
 from vitreous.heatmaps import METHODS, as_shares, class_number, heat, methods_for
 from vitreous.vit import ViT, attention_weights
 
+WAYS = methods_for(small())
 TARGET = torch.tensor([3, 1])
 
 
@@ -129,7 +131,7 @@ def pixels(count: int = 3) -> Tensor:
     return torch.randint(0, 256, (count, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WAYS)
 @pytest.mark.parametrize("mode", ["plain", "no_grad", "inference", "bf16 autocast", "training"])
 @pytest.mark.parametrize("pool", ["class", "mean"])
 def test_every_method_gives_whole_maps_in_every_mode_and_changes_nothing(name: str, mode: str, pool: str) -> None:
@@ -157,7 +159,7 @@ def test_every_method_gives_whole_maps_in_every_mode_and_changes_nothing(name: s
     assert all(parameter.grad is None for parameter in tool.model.parameters())
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WAYS)
 def test_a_picture_alone_has_the_map_it_has_in_a_batch(name: str) -> None:
     tool = classifier()
     together = heat(tool, pixels(5), name)
@@ -166,7 +168,7 @@ def test_a_picture_alone_has_the_map_it_has_in_a_batch(name: str) -> None:
     torch.testing.assert_close(heat(tool, pixels(5), name, batch=2), together, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WAYS)
 def test_the_class_matters_where_a_method_says_so(name: str) -> None:
     tool = classifier()
     cat, bee = (heat(tool, pixels(), name, target=each) for each in ("cat", "bee"))
@@ -174,7 +176,7 @@ def test_the_class_matters_where_a_method_says_so(name: str) -> None:
     assert torch.equal(cat, bee) != METHODS[name].asks_class
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.layered])
+@pytest.mark.parametrize("name", [name for name in WAYS if METHODS[name].layered])
 def test_layers_and_heads_make_up_the_whole(name: str) -> None:
     tool = classifier()
     parts = [[heat(tool, pixels(), name, layer=layer, head=head) for head in (1, 2, 3, 4)] for layer in (1, 2, 3)]
@@ -202,7 +204,18 @@ def test_what_is_not_there_is_refused_with_the_nearest() -> None:
 def test_a_model_without_attention_has_the_other_methods() -> None:
     plain = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
     assert methods_for(plain) == ("input-gradient", "integrated-gradients", "occlusion")
-    assert methods_for(small()) == tuple(METHODS)
+    assert methods_for(small()) == tuple(name for name in METHODS if name != "grad-cam")
+
+
+def test_a_cnn_shows_grad_cam_unasked_and_no_attention() -> None:
+    config = CNNConfig(image_size=16, classes=5, widths=(8, 16))
+    tool = Classifier(CNN(config).eval(), config, ("ant", "bee", "cat", "dog", "eel"), (0.4,) * 3, (0.2,) * 3)
+    assert methods_for(tool.model)[0] == "grad-cam"
+    for name in methods_for(tool.model):
+        assert heat(tool, pixels(), name).shape == (3, 8, 8)
+    assert torch.equal(heat(tool, pixels()), heat(tool, pixels(), "grad-cam"))
+    with pytest.raises(ValueError, match="rollout cannot look into this model: use grad-cam, input-gradient"):
+        heat(tool, pixels(), "rollout")
 
 
 def test_shares_sum_to_one_and_nothing_is_even() -> None:

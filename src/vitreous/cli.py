@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import errno
 import functools
+import importlib.util
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 import time
@@ -118,6 +120,13 @@ def settings(pairs: list[str]) -> dict[str, str]:
         if "=" not in pair:
             raise ValueError(f"--set {pair} has no value: write it like --set optim.lr=0.01")
     return {field.strip(): value for field, _, value in (pair.partition("=") for pair in pairs)}
+
+
+def need(extra: str, *modules: str) -> None:
+    """Raises ValueError where an extra is not installed, naming it."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} is not installed: run pip install 'vitreous[{extra}]'")
 
 
 def slug(source: str) -> str:
@@ -322,12 +331,13 @@ def heatmap(
     n: Annotated[int, typer.Option("-n", min=1, help="How many pictures of a data set.")] = 10,
     seed: Annotated[int, typer.Option(help="Which pictures of a data set.")] = 0,
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME",
-            help="attention, rollout, attention-gradient, relevance, input-gradient, integrated-gradients, occlusion.",
+            help="attention, rollout, attention-gradient, relevance, grad-cam (CNNs), input-gradient, "
+            "integrated-gradients, occlusion; else attention (grad-cam for a CNN).",
         ),
-    ] = "attention",
+    ] = None,
     layer: Annotated[int | None, typer.Option(help="One layer, from 1; else the mean over all.")] = None,
     head: Annotated[int | None, typer.Option(help="One head, from 1; else the mean over all.")] = None,
     target: Annotated[
@@ -358,6 +368,106 @@ def heatmap(
 
 
 @command
+def compare(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="WHAT", help="data, size or budget: a study against that, on DATA; or runs: two runs, RUN RUN."
+        ),
+    ],
+    names: Annotated[list[str], typer.Argument(metavar="DATA|RUN RUN", help="A data set, or two run folders.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to write, and to go on; else runs/compare-<what>.")
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            help="Where to measure: shares (0.01,0.1,1), pixels (24,32,64), times (15s,1m) or steps (100,200)."
+        ),
+    ] = None,
+    series: Annotated[
+        str | None,
+        typer.Option(
+            help="Models (vit,vit-patch,resnet,fastcnn); in a size study positions (learned,sincos,rope,alibi,none), "
+            "with +sizes (rope+sizes) for training on several sizes. Else all."
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 1,
+    budget: Annotated[str | None, typer.Option(metavar="TIME", help="Wall time of each run, such as 20s.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of each run instead; in a budget study any number: --at counts steps.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(metavar="NAME", help="nano, tiny, small or base.")] = None,
+    stem: Annotated[str | None, typer.Option(metavar="NAME", help="patch or conv, in a size study.")] = None,
+    split: Annotated[str, typer.Option(help="Pictures to measure on: val or test.")] = "val",
+    pictures: Annotated[int, typer.Option(min=1, help="How many of them, at most.")] = 2000,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many disagreements of two runs to show.")] = 8,
+    data_root: DataRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare: accuracy against data, picture size or budget, over models; or two runs on the same pictures."""
+    from vitreous import console
+    from vitreous import compare as room
+    from vitreous.studies import Study
+
+    folder = out or Path("runs") / f"compare-{what}"
+    if what == "runs":
+        if len(names) != 2:
+            raise ValueError(f"{len(names)} runs to compare: give two, as in vitreous compare runs runs/a runs/b")
+        duel = room.compare_runs(Path(names[0]), Path(names[1]), folder, split=split, n=n, data_root=data_root)
+        console.say("\n".join([*duel.sentences, f"page     {duel.page}", f"picture  {duel.picture}"]))
+        if as_json:
+            emit(duel.values)
+        return
+    if len(names) != 1:
+        raise ValueError(f"a {what} study is of one data set, not of {len(names)}")
+    study = Study(
+        kind=what,
+        source=names[0],
+        at=points(at, times=what == "budget" and steps is None),
+        series=tuple(each.strip() for each in series.split(",")) if series else (),
+        seeds=tuple(range(seeds)),
+        budget=seconds(budget) if budget is not None else None,
+        steps=steps,
+        size=size,
+        stem=stem,
+        split=split,
+        pictures=pictures,
+    )
+    found = room.compare_models(
+        study,
+        folder,
+        command=retold(sys.argv[1:]),
+        data_root=data_root,
+        say=console.say,
+        watching=console.TrainingDisplay,
+    )
+    console.say(f"\n{found.table.read_text()}\npage    {found.page}\nfigure  {found.figure}\ntable   {found.table}")
+    if as_json:
+        emit(found.values)
+
+
+def points(text: str | None, times: bool) -> tuple[float, ...]:
+    """``0.1,1`` or, as ``times``, ``15s,1m``; nothing for None. Raises ValueError for anything else."""
+    parts = [part.strip() for part in text.split(",")] if text else []
+    try:
+        return tuple(seconds(part) if times else float(part) for part in parts)
+    except ValueError as problem:
+        raise ValueError(f"--at {text}: {problem}" if times else f"--at {text} is no list of numbers") from None
+
+
+def retold(arguments: list[str]) -> str:
+    """The command that was given, without what is only about this machine."""
+    kept: list[str] = []
+    for argument in arguments:
+        if kept and kept[-1] in ("--data-root", "--out"):
+            kept.pop()
+        elif not argument.startswith(("--data-root=", "--out=")) and argument != "--json":
+            kept.append(argument)
+    return shlex.join(["vitreous", *kept])
+
+
+@command
 def data(
     source: Source,
     out: Annotated[
@@ -377,6 +487,58 @@ def data(
     console.say(f"contact sheet {sheet}")
     if as_json:
         emit({**facts, "sheet": str(sheet)})
+
+
+@command
+def serve(
+    run: Run,
+    other: Annotated[Path | None, typer.Option(metavar="RUN2", help="A second run, to compare on each picture.")] = None,
+    port: Annotated[int, typer.Option(help="0 for any that is free.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Where to listen; other than this machine alone takes a token.")
+    ] = "127.0.0.1",
+    token: Annotated[
+        str | None, typer.Option(envvar="VITREOUS_TOKEN", help="What requests must bring; 16 characters or more.")
+    ] = None,
+    name: Annotated[
+        list[str] | None, typer.Option("--name", metavar="HOST", help="A host name to answer to; repeatable.")
+    ] = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Show RUN in the browser: drop a picture, see its class and where the model looks; also over HTTP."""
+    from vitreous import console
+
+    need("serve", "fastapi", "uvicorn", "python_multipart")
+    from vitreous.serve.server import Door
+    from vitreous.serve.server import serve as start_serving
+
+    door = Door(host, port, token, tuple(name or ()))
+    paths = [path for path in (run, other) if path]
+    start_serving(paths, door, data_root, ready=lambda url: console.say(f"serving {run} at {url} (Ctrl-C stops it)"))
+
+
+@command
+def lesson(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="arrays, patches, tokens or training; else all of them.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option("--export", metavar="DIR", help="Write it as an HTML page that needs no network.")
+    ] = None,
+    edit: Annotated[bool, typer.Option("--edit", help="Open your own copy in ./lessons, to write in.")] = False,
+) -> None:
+    """Watch an image become arrays, patches, tokens, attention and a class."""
+    from vitreous.lessons import page, shelf
+
+    if export is not None and edit:
+        raise ValueError("--export and --edit do not go together: choose one")
+    if export is not None:
+        for written in page.export(export, name):
+            complain(str(written))
+    elif edit:
+        shelf.edit_lesson(name or next(iter(shelf.LESSONS)), Path("lessons"))
+    else:
+        shelf.open_lesson(name)
 
 
 def main() -> None:

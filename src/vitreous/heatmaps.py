@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,7 +23,14 @@ from vitreous.classifier import Classifier
 from vitreous.config import nearest
 from vitreous.data import Images, load
 from vitreous.evaluate import check_fit, run_images, weights_name
-from vitreous.gradient_maps import gradient_attention, input_gradient, integrated_gradients, occlusion, relevance
+from vitreous.gradient_maps import (
+    grad_cam,
+    gradient_attention,
+    input_gradient,
+    integrated_gradients,
+    occlusion,
+    relevance,
+)
 from vitreous.observations import Observed, observations, observe, right_and_wrong
 from vitreous.pictures import MOST_PANELS, Panel, gallery
 
@@ -63,8 +70,8 @@ class Method:
     """Whether a map is about one class; else it is the same for every class."""
     layered: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None
     """The same for every layer and head, (B, L, A, R, K), where the method has them."""
-    attentive: bool = True
-    """Whether it needs a model with attention."""
+    needs: str | None = None
+    """The attribute of a model that it looks into: ``walk`` of a Vision Transformer, ``stages`` of a CNN."""
     shares: bool = False
     """Whether maps are shares of 1, of which special tokens may hold a part; else only their order means something."""
 
@@ -78,41 +85,54 @@ METHODS: dict[str, Method] = {
         lambda model, images, target: class_map(model, images),
         asks_class=False,
         layered=lambda model, images, target: class_attention(model, images),
+        needs="walk",
         shares=True,
     ),
     "rollout": Method(
         "Attention followed back through the layers to the picture, half of each step the residual connection.",
         lambda model, images, target: rollout(model, images),
         asks_class=False,
+        needs="walk",
         shares=True,
     ),
     "attention-gradient": Method(
         "Attention times its gradient where that speaks for the class, mean over heads and layers.",
         lambda model, images, target: gradient_attention(model, images, target).mean(dim=(1, 2)),
         layered=gradient_attention,
+        needs="walk",
     ),
     "relevance": Method(
         "Attention times its positive gradient, followed back through the layers to the picture.",
         relevance,
+        needs="walk",
     ),
-    "input-gradient": Method(
-        "How steeply the class's score changes with the pixels of each patch.", input_gradient, attentive=False
+    "grad-cam": Method(
+        "Which places of a CNN's last grid speak for the class, channels weighed by their gradients.",
+        lambda model, images, target: grad_cam(model, images, target, cast(nn.Module, model.stages)),
+        needs="stages",
     ),
+    "input-gradient": Method("How steeply the class's score changes with the pixels of each patch.", input_gradient),
     "integrated-gradients": Method(
         "What each patch adds to the class's score on the way from the mean colour to the picture.",
         integrated_gradients,
-        attentive=False,
     ),
-    "occlusion": Method(
-        "How much of the class's probability is lost with each patch covered.", occlusion, attentive=False
-    ),
+    "occlusion": Method("How much of the class's probability is lost with each patch covered.", occlusion),
 }
-"""Every method by name, attention first. A new one is a row."""
+"""Every method by name. A new one is a row."""
 
 
 def methods_for(model: nn.Module) -> tuple[str, ...]:
-    """The names of the methods that can be asked of a model."""
-    return tuple(name for name, method in METHODS.items() if hasattr(model, "walk") or not method.attentive)
+    """The names of the methods that can be asked of a model; the first is the one that is shown unasked."""
+    return tuple(name for name, method in METHODS.items() if method.needs is None or hasattr(model, method.needs))
+
+
+def known_method(model: nn.Module, name: str) -> str:
+    """The name. Raises ValueError for a method that does not exist, or not for this model."""
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}{nearest(name, METHODS)}")
+    if name not in methods_for(model):
+        raise ValueError(f"{name} cannot look into this model: use {', '.join(methods_for(model))}")
+    return name
 
 
 def class_number(classes: Sequence[str], name: str) -> int:
@@ -132,7 +152,7 @@ def _one_of(what: str, number: int, count: int) -> int:
 def heat(
     classifier: Classifier,
     pixels: Tensor,
-    method: str = "attention",
+    method: str | None = None,
     target: str | Tensor | None = None,
     layer: int | None = None,
     head: int | None = None,
@@ -140,13 +160,14 @@ def heat(
 ) -> Tensor:
     """Maps of one method: pixels uint8 (B, C, S, S) -> float32 (B, R, K) on the CPU.
 
-    target: the class that maps are about, by name or as numbers (B,); None for the predicted ones. layer and head
-    count from 1, the mean over all where they are None; only attention and attention-gradient have them.
+    method: None for attention, or what there is in a model without. target: the class that maps are about, by name or
+    as numbers (B,); None for the predicted ones. layer and head count from 1, the mean over all where they are None;
+    only attention and attention-gradient have them.
     Raises ValueError for a method, class, layer or head that is not there.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}{nearest(method, METHODS)}")
-    way, model = METHODS[method], classifier.model
+    model = classifier.model
+    method = known_method(model, method or methods_for(model)[0])
+    way = METHODS[method]
     if (layer is not None or head is not None) and way.layered is None:
         several = " and ".join(name for name, each in METHODS.items() if each.layered)
         raise ValueError(f"{method} goes through all layers and heads at once: only {several} show one of them")
@@ -263,7 +284,8 @@ def _looked_at(
 class Asked:
     """What a map is asked to show: a row of METHODS, for a class by name or each picture's own, of a layer and head."""
 
-    method: str = "attention"
+    method: str | None = None
+    """None for attention, or what there is in a model without."""
     target: str | None = None
     layer: int | None = None
     head: int | None = None
@@ -271,7 +293,7 @@ class Asked:
     def stem(self) -> str:
         """The name of its files: heatmaps, heatmaps-rollout, heatmaps-attention-layer-2."""
         parts = [
-            "" if self.method == "attention" else self.method,
+            "" if self.method in (None, "attention") else self.method,
             "" if self.layer is None else f"layer-{self.layer}",
             "" if self.head is None else f"head-{self.head}",
         ]
@@ -279,6 +301,7 @@ class Asked:
 
     def caption(self, classifier: Classifier, verdict: dict[str, Any] | None) -> str:
         """What the maps show, and whether the method was found not to tell the truth."""
+        assert self.method is not None
         sentence, config = METHODS[self.method].sentence, classifier.config
         if getattr(config, "pool", "class") == "mean":
             sentence = sentence.replace("the class token attends", "the average patch attends")
@@ -323,11 +346,10 @@ def heatmap_run(
     n = len(_files(sources or [])) or n
     if not 1 <= n <= MOST_PANELS:
         raise ValueError(f"{n} pictures in one gallery: give 1 to {MOST_PANELS}")
-    if asked.method not in METHODS:
-        raise ValueError(f"unknown method {asked.method!r}{nearest(asked.method, METHODS)}")
-    way = METHODS[asked.method]
     classifier, pixels, names, truth = _looked_at(run, sources or [], max(n, OBSERVED), seed, data_root)
-    maps = heat(classifier, pixels, asked.method, asked.target, asked.layer, asked.head)
+    method = known_method(classifier.model, asked.method or methods_for(classifier.model)[0])
+    asked, way = replace(asked, method=method), METHODS[method]
+    maps = heat(classifier, pixels, method, asked.target, asked.layer, asked.head)
     sure, guess = classifier.logits(pixels).softmax(dim=1).max(dim=1)
     shares = maps if way.shares else as_shares(maps)
     seen = observe(shares.numpy(), None if truth is None else (guess == truth).numpy())
@@ -343,11 +365,11 @@ def heatmap_run(
         for i in range(min(n, len(pixels)))
     ]
     picture, array = _paths(run, out, asked.stem())
-    verdict = stored_verdicts(run).get(asked.method)
+    verdict = stored_verdicts(run).get(method)
     of = "attention" if way.shares else "relevance"
     gallery(panels, picture, caption=asked.caption(classifier, verdict), of=of)
     np.save(array, maps[: len(panels)].numpy())
     sentences = observations(seen, of)
     if verdict:
-        sentences.append(f"Check: {asked.method} is {verdict['words']}.")
+        sentences.append(f"Check: {method} is {verdict['words']}.")
     return HeatmapResult(picture, array, seen.to_json(), tuple(sentences), tuple(panels))
