@@ -1,0 +1,52 @@
+// Asking the server: the token, refusals and patience. Every answer is JSON or a Blob; every failure an Error to show.
+
+const PATIENCE = 3; // times that "busy, ask again" is heeded
+
+let token = sessionStorage.getItem("vitreous-token") ?? "";
+
+export function keepToken(value) {
+  token = value;
+  sessionStorage.setItem("vitreous-token", value);
+}
+
+function askForToken() {
+  const dialog = document.getElementById("locked");
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      keepToken(dialog.querySelector("input").value.trim());
+      resolve();
+    }, { once: true });
+    if (!dialog.open) dialog.showModal();
+  });
+}
+
+async function answerTo(path, options = {}) {
+  for (let tries = 1; ; tries++) {
+    let response;
+    try {
+      response = await fetch(path, { ...options, headers: token ? { Authorization: `Bearer ${token}` } : {} });
+    } catch (problem) {
+      if (problem.name === "AbortError") throw problem;
+      throw new Error("The server does not answer. Is it still running?");
+    }
+    if (response.ok) return response;
+    const { error } = await response.json().catch(() => ({ error: `the server answered ${response.status}` }));
+    if (response.status === 401) {
+      await askForToken();
+    } else if (response.status === 503 && tries < PATIENCE) {
+      const seconds = Number(response.headers.get("Retry-After")) || 1;
+      await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+    } else {
+      throw new Error(error[0].toUpperCase() + error.slice(1) + ".");
+    }
+  }
+}
+
+export const getJSON = async (path) => (await answerTo(path)).json();
+export const getBlob = async (path) => (await answerTo(path)).blob();
+
+// One picture and what is wanted of it: parameters that are null or undefined are left out.
+export async function ask(route, picture, parameters, signal) {
+  const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => value != null));
+  return (await answerTo(`/v1/${route}?${query}`, { method: "POST", body: picture, signal })).json();
+}
