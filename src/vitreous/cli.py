@@ -492,7 +492,7 @@ def data(
 @command
 def serve(
     run: Run,
-    other: Annotated[Path | None, typer.Option(metavar="RUN2", help="A second run, to compare on each picture.")] = None,
+    other: Annotated[Path | None, typer.Option(metavar="RUN2", help="A second run, to compare with.")] = None,
     port: Annotated[int, typer.Option(help="0 for any that is free.")] = 8000,
     host: Annotated[
         str, typer.Option(help="Where to listen; other than this machine alone takes a token.")
