@@ -63,6 +63,17 @@ def test_it_learns_squares_in_the_same_loop(family: str, tmp_path: Path, squares
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_a_finished_run_that_is_resumed_is_left_as_it_was(
+    family: str, tmp_path: Path, squares: DataSet, tiny_run: RunConfig
+) -> None:
+    config = dataclasses.replace(tiny_run, model=CNNConfig(family, image_size=8, classes=4, widths=(8, 16)), steps=5)
+    whole = train(config, tmp_path / "run", squares).classifier.model.state_dict()
+    again = train(config, tmp_path / "run", squares, resume=True).classifier.model.state_dict()
+    for name, tensor in whole.items():  # the normalisations' statistics among them
+        assert torch.equal(tensor, again[name]), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_convolutions_are_matrices_for_muon(family: str) -> None:
     groups = parameter_groups(CNN(CNNConfig(family)))
     assert not any(p.ndim == 4 for group in groups.values() for p in group)

@@ -357,6 +357,7 @@ def _final_seconds(classifier: Classifier, validation: Images) -> float:
     """How long the last evaluation and saving will take, from a timed part of the former."""
     part = validation.pixels[:250]
     seconds = []
+    classifier.model.eval()  # or a batch normalisation would learn from pictures that are not for training
     for _ in range(2):  # the first call of a kernel is slow
         start = time.perf_counter()
         classifier.logits(part)
