@@ -10,6 +10,7 @@ parquet.py   Hugging Face's layout
 fetch.py     files of known content over HTTPS
 hub.py       hf:owner/name
 named.py     digits, CIFAR, MNIST
+shapes.py    shapes and digits on clutter, drawn from a seed, with masks
 load.py      load: picks among the above
 describe.py  what a data set is, in numbers and at a glance
 """

@@ -10,7 +10,8 @@ import torch
 
 from vitreous.data.gather import check_size
 from vitreous.data.images import DataSet, Images, Parts
-from vitreous.data.named import NAMED, find, known, name_of, read_digits, read_named
+from vitreous.data.named import EMBEDDED, NAMED, find, known, name_of, read_digits, read_named
+from vitreous.data.shapes import read_generated
 from vitreous.data.splits import check_fraction, requested, split
 
 
@@ -26,8 +27,9 @@ def load(
 ) -> DataSet:
     """Read labelled pictures into memory, all of one size.
 
-    source: digits, cifar10, cifar100, mnist or fashion-mnist; a folder per class, with or without split folders; a
-    parquet file or a folder of them; or hf:owner/name. A name wins over a folder of that name: write ./digits then.
+    source: digits, shapes, digits-clutter, cifar10, cifar100, mnist or fashion-mnist; a folder per class, with or
+    without split folders; a parquet file or a folder of them; or hf:owner/name. A name wins over a folder of that
+    name: write ./digits then.
     data_root: where named sets are looked for first (else $VITREOUS_DATA). size: the side in pixels; None keeps small
     pictures of one size and otherwise chooses. val_fraction: of each class, held out of train by `seed` where the
     source brings no validation; 0 for none. The test split never stands in. splits: those to read; None for all.
@@ -52,6 +54,8 @@ def _read(source: str | Path, data_root: Path | None, wanted: set[str], size: in
         name = name_of(source)
         if name == "digits":
             return read_digits(wanted, size)
+        if name in EMBEDDED:
+            return read_generated(name, wanted, size)
         if name is not None:
             found = find(name, data_root, cache)
             if isinstance(found, list):
@@ -83,7 +87,7 @@ def _read_path(path: Path, wanted: set[str], size: int | None, cache: Path | Non
     except (OSError, ValueError) as error:  # too long for the file system, or with a zero byte
         raise ValueError(f"{str(path)[:60]!r}: not a path ({getattr(error, 'strerror', None) or error})") from None
     if not there:
-        near = difflib.get_close_matches(str(path).lower(), ["digits", *NAMED], 1)
+        near = difflib.get_close_matches(str(path).lower(), [*EMBEDDED, *NAMED], 1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; named sets are {', '.join(['digits', *NAMED])}"
         raise ValueError(f"{path}: no such folder or file, nor a named set{hint}")
     if path.is_file() and path.suffix.lower() != ".parquet":

@@ -31,6 +31,7 @@ _FASHION = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/mast
 _TRAIN_X, _TRAIN_Y = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 _TEST_X, _TEST_Y = "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
 _IDX_SPLITS = {"train": (0, 1), "test": (2, 3)}  # places in Named.files
+EMBEDDED = ("digits", "shapes", "digits-clutter")  # need no file; the last two are drawn by shapes.py
 _DIGITS_TEST = 0.2  # scikit-learn's set has no test split of its own
 
 
@@ -99,7 +100,7 @@ NAMED = {
 def name_of(source: str) -> str | None:
     """The set that `source` names, hyphens, underscores and case aside ("CIFAR-10" is cifar10); None for no set."""
     plain = source.lower().replace("-", "").replace("_", "")
-    return next((name for name in ("digits", *NAMED) if name.replace("-", "") == plain), None)
+    return next((name for name in (*EMBEDDED, *NAMED) if name.replace("-", "") == plain), None)
 
 
 def known(folder: str) -> Named | None:
