@@ -406,8 +406,8 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare: accuracy against data, picture size or budget, over models; or two runs on the same pictures."""
-    from vitreous import console
     from vitreous import compare as room
+    from vitreous import console
     from vitreous.studies import Study
 
     folder = out or Path("runs") / f"compare-{what}"
