@@ -80,3 +80,12 @@ def test_patches_cut_a_picture_into_about_eight_by_eight() -> None:
         96: 16,
         224: 32,
     }
+
+
+def test_long_runs_shift_pictures_further_than_short_ones() -> None:
+    short, notes = plan(Wish("pets", epochs=2.0), pictures(32))
+    long, _ = plan(Wish("pets", epochs=50.0), pictures(32))
+    assert short.augment.shift < long.augment.shift
+    assert any("2.0 epochs" in note for note in notes)
+    by_steps, _ = plan(Wish("pets", steps=1000), pictures(32))
+    assert by_steps.augment.shift == long.augment.shift

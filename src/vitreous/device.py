@@ -98,6 +98,13 @@ def bf16_pays(device: torch.device) -> bool:
     return _fastest(lambda: low_a @ low_b) < _fastest(lambda: a @ b)
 
 
+def matrix_rate(device: torch.device) -> float:
+    """Floating-point operations a second of a medium matrix product here, in the faster of fp32 and bf16."""
+    low = torch.ones(1024, 512, dtype=torch.bfloat16, device=device)
+    kinds = [low, low.float()] if device.type != "cpu" or bf16_pays(device) else [low.float()]
+    return max(2 * 1024 * 512 * 1024 / _fastest(lambda a=a: (a @ a.mT)[0, 0].item()) for a in kinds)  # type: ignore[misc]
+
+
 def hardware() -> dict[str, str | int]:
     """What a figure was measured on, for its provenance."""
     name = platform.processor() or platform.machine()

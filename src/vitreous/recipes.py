@@ -14,6 +14,7 @@ from vitreous.augment import AugmentConfig
 from vitreous.cnn import CNN_PRESETS, CNNConfig
 from vitreous.config import DataConfig, Phase, RunConfig, nearest
 from vitreous.data import DataSet
+from vitreous.device import matrix_rate, pick_device
 from vitreous.models import FAMILIES, ModelConfig, build_model, count_parameters, describe
 from vitreous.vit import PRESETS, ViTConfig
 
@@ -38,8 +39,12 @@ class Wish:
 
 
 LARGEST_BATCH = 128
-GROWING = ((0.5, 0.25), (0.75, 0.4), (1.0, 0.35))
-"""(size in shares of the training size, share of the run): progressive resizing."""
+GROWING = {"patch": ((0.5, 0.3), (0.75, 0.4), (1.0, 0.3)), "conv": ((0.75, 0.6), (1.0, 0.4))}
+"""(size in shares of the training size, share of the run) by stem: progressive resizing."""
+LONG_RUN = 10
+"""Epochs from which pictures are shifted further."""
+STEP_EFFICIENCY = 0.4
+"""Share of the matrix-product rate that a training step reaches, as measured on two cores (docs/results.md)."""
 
 
 def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
@@ -71,13 +76,17 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
         sizes = sizes_around(side, patch)
         notes.append(f"several picture sizes, about as long on each: {', '.join(map(str, sizes))} pixels")
     elif side >= 32:
-        phases = tuple(Phase(round(side * factor / patch) * patch, share) for factor, share in GROWING)
+        growth = GROWING[stem or "conv"]
+        phases = tuple(Phase(round(side * factor / patch) * patch, share) for factor, share in growth)
         growing = ", ".join(f"{100 * phase.share:.0f} % on {phase.size}" for phase in phases)
         notes.append(f"pictures grow over the run, since small ones cost less: {growing} pixels")
+    epochs = expected_epochs(wish, model, count, batch, phases)
+    shift = 0.125 if epochs >= LONG_RUN else 0.0625
+    notes.append(f"about {epochs:.1f} epochs are expected, so pictures are shifted by up to {shift:.1%} of their side")
     config = RunConfig(
         data=DataConfig(source=wish.source, val_fraction=wish.val_fraction),
         model=model,
-        augment=AugmentConfig(flip=flips),
+        augment=AugmentConfig(flip=flips, shift=shift),
         budget=wish.budget,
         epochs=wish.epochs,
         steps=wish.steps,
@@ -116,6 +125,22 @@ def model_for(family: str, size: str, stem: str | None, side: int, channels: int
         heads=dial["heads"],
         stem=stem,
     )
+
+
+def expected_epochs(wish: Wish, model: ModelConfig, count: int, batch: int, phases: tuple[Phase, ...]) -> float:
+    """How often the run will see each picture. For a budget a rough estimate, from this machine's matrix-product rate.
+
+    Every parameter is taken to meet every token once, and a step to cost three times the way forwards.
+    """
+    if wish.epochs is not None:
+        return wish.epochs
+    if wish.steps is not None:
+        return wish.steps * batch / count
+    assert wish.budget is not None
+    tokens = (model.image_size / patch_for(model.image_size)) ** 2
+    operations = 3 * 2 * _parameters(model) * tokens
+    speedup = sum(phase.share * (model.image_size / phase.size) ** 2 for phase in phases) or 1.0
+    return wish.budget * STEP_EFFICIENCY * matrix_rate(pick_device(wish.device)) * speedup / operations / count
 
 
 def sizes_around(side: int, patch: int) -> tuple[int, ...]:
