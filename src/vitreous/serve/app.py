@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
 from typing import Annotated, Any
@@ -34,6 +35,8 @@ ROUTES = frozenset(
 FILES = {"/": "index.html"} | {
     f"/{name}": name for name in ("style.css", "page.js", "panel.js", "draw.js", "ask.js", "icon.svg")
 }
+SAMPLES_WAIT = 5.0
+"""Seconds that a request waits for the samples."""
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
@@ -125,16 +128,23 @@ def build(
     """The application. ``samples`` is called once, in a thread, after the start: it may take its time."""
     service = Service(runs, limits or Limits())
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         service.batcher.start()
-        app.state.samples = asyncio.create_task(asyncio.to_thread(samples))
+        app.state.samples, app.state.reader = _in_background(samples)
         yield
         await service.batcher.stop()
         service.decoder.shutdown()
 
     # FastAPI's own /docs would load scripts from elsewhere: the description is at /openapi.json.
-    app = FastAPI(title="Vitreous", version=vitreous.__version__, lifespan=life, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Vitreous",
+        version=vitreous.__version__,
+        lifespan=life,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.state.service = service
     _routes(app, service)
     _page(app)
@@ -142,6 +152,29 @@ def build(
     rules = Rules(rules.hosts, rules.addresses, rules.token, frozenset({*FILES, "/health"}), ROUTES)
     app.add_middleware(Guard, rules=rules, metrics=service.metrics)
     return app
+
+
+def _in_background(work: Callable[[], Samples]) -> tuple[asyncio.Future[Samples], threading.Thread]:
+    """What ``work`` will give, from a thread that nobody waits for when the server ends."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Samples] = loop.create_future()
+
+    def run() -> None:
+        found = work()
+        with contextlib.suppress(RuntimeError):  # the loop has ended in the meantime
+            loop.call_soon_threadsafe(future.set_result, found)
+
+    thread = threading.Thread(target=run, name="samples", daemon=True)
+    thread.start()
+    return future, thread
+
+
+async def _samples(request: Request) -> Samples:
+    """The sample pictures, waited for a while. Raises HTTPException 503 while the data are still being read."""
+    try:
+        return await asyncio.wait_for(asyncio.shield(request.app.state.samples), SAMPLES_WAIT)
+    except TimeoutError:
+        raise HTTPException(503, "the samples are still being read: ask again", {"retry-after": "1"}) from None
 
 
 def _routes(app: FastAPI, service: Service) -> None:
@@ -188,14 +221,14 @@ def _routes(app: FastAPI, service: Service) -> None:
     @app.get("/v1/samples", response_model=answers.SampleList)
     async def samples(request: Request) -> Response:
         """Validation pictures to try; waits until they are read."""
-        found: Samples = await asyncio.shield(request.app.state.samples)
+        found = await _samples(request)
         listed = [{"id": i, "label": s.label, "source": s.source} for i, s in enumerate(found.pictures)]
         return JSONResponse({"samples": listed, "note": found.note})
 
     @app.get("/v1/samples/{number}.png", response_class=Response, responses={200: {"content": {"image/png": {}}}})
     async def sample(request: Request, number: Annotated[int, Path(ge=0, le=10_000)]) -> Response:
         """One sample picture, as the model sees it."""
-        found: Samples = await asyncio.shield(request.app.state.samples)
+        found = await _samples(request)
         if number >= len(found.pictures):
             raise HTTPException(404, f"there is no sample {number}: see /v1/samples")
         return Response(found.pictures[number].png, media_type="image/png")

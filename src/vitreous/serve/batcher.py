@@ -118,7 +118,13 @@ class Batcher(Generic[Q, A]):
                 self._arrived.clear()
                 continue
             self.groups(len(group))
-            answers = await loop.run_in_executor(self._thread, self._together_or_alone, [g.question for g in group])
+            questions = [each.question for each in group]
+            try:
+                answers = await loop.run_in_executor(self._thread, self._together_or_alone, questions)
+            except asyncio.CancelledError:
+                for each in group:
+                    each.answer.cancel()
+                raise
             for each, answer in zip(group, answers, strict=True):
                 if each.answer.done():
                     continue

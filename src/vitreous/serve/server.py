@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import signal
 import socket
 import threading
@@ -149,3 +150,5 @@ def serve(
         if ready:
             ready(f"http://{host}:{listener.getsockname()[1]}/")
         server_for(app).run(sockets=[listener])
+    if app.state.reader.is_alive():
+        os._exit(0)  # all requests are answered; reading a data set for its samples could take minutes more

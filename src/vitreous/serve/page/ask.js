@@ -20,7 +20,7 @@ function askForToken() {
   });
 }
 
-async function answerTo(path, options = {}) {
+async function answerTo(path, options = {}, patience = PATIENCE) {
   for (let tries = 1; ; tries++) {
     let response;
     try {
@@ -33,7 +33,7 @@ async function answerTo(path, options = {}) {
     const { error } = await response.json().catch(() => ({ error: `the server answered ${response.status}` }));
     if (response.status === 401) {
       await askForToken();
-    } else if (response.status === 503 && tries < PATIENCE) {
+    } else if (response.status === 503 && tries < patience) {
       const seconds = Number(response.headers.get("Retry-After")) || 1;
       await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
     } else {
@@ -42,7 +42,7 @@ async function answerTo(path, options = {}) {
   }
 }
 
-export const getJSON = async (path) => (await answerTo(path)).json();
+export const getJSON = async (path, patience) => (await answerTo(path, {}, patience)).json();
 export const getBlob = async (path) => (await answerTo(path)).blob();
 
 // One picture and what is wanted of it: parameters that are null or undefined are left out.

@@ -209,7 +209,7 @@ async function begin() {
   at("about").textContent = `${names.length} classes: ${names.slice(0, 12).join(", ")}${names.length > 12 ? " …" : ""}`;
   state.panels = runs.map((run) => new Panel(run, { changed, failed }));
   at("panels").replaceChildren(...state.panels.map((panel) => panel.element));
-  state.samples = getJSON("/v1/samples");
+  state.samples = getJSON("/v1/samples", Infinity);
   showSamples().catch(failed);
   addEventListener("hashchange", followLink);
   await followLink();
