@@ -117,12 +117,10 @@ class Row:
         self.precision = "bf16" if mode == "best" else "fp32"
         if library == "vitreous":
             from vitreous.device import choose
-            from vitreous.vit import use_attention
 
-            plan = choose(self.model, SIDE, 3, device.type, "auto", "auto")
-            use_attention(self.model, plan.attention)
-            self.precision, attention = plan.precision, f", {plan.attention} attention"
             self.model = self.model.to(memory_format=torch.channels_last)
+            plan = choose(self.model, SIDE, 3, "auto", "auto")
+            self.precision, attention = plan.precision, f", {plan.attention} attention"
             self.images = self.images.contiguous(memory_format=torch.channels_last)
         self.settings = f"{self.precision}{attention}, {'compiled' if mode == 'best' else 'eager'}"
         self.parameters = sum(p.numel() for p in self.model.parameters())
