@@ -13,13 +13,10 @@ import contextlib
 import copy
 import dataclasses
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +25,7 @@ from torch import nn
 from vitreous import checkpoint
 from vitreous.batches import Batches
 from vitreous.classifier import Classifier
+from vitreous.clock import Clock, stop_signals
 from vitreous.config import RunConfig
 from vitreous.data import DataSet, Images
 from vitreous.device import Plan, choose, hardware, pick_device
@@ -84,29 +82,6 @@ class Result:
 
 
 Watch = Callable[[Progress], None]
-
-
-class Clock:
-    """Tells the progress of a run. ``elapsed`` counts from the command's start, and goes on where a killed run was."""
-
-    def __init__(self, config: RunConfig, started: float, per_epoch: int) -> None:
-        self.started, self.budget = started, config.budget
-        self.begun = 0.0
-        """Elapsed seconds when the first step began."""
-        self.reserve = 0.0
-        """Seconds kept for the final evaluation and for saving."""
-        self.steps = config.steps if config.epochs is None else max(1, round(config.epochs * per_epoch))
-
-    def elapsed(self) -> float:
-        return time.monotonic() - self.started
-
-    def progress(self, step: int) -> float:
-        """From 0 at the first step to 1 when training is to stop."""
-        if self.budget is None:
-            assert self.steps is not None
-            return step / self.steps
-        span = self.budget - self.reserve - self.begun
-        return min(1.0, (self.elapsed() - self.begun) / span) if span > 0 else 1.0
 
 
 class Run:
@@ -240,7 +215,7 @@ def train(
     if not resume:
         clock.begun = clock.elapsed()
         try:
-            _check_budget(clock)
+            clock.check()
         except ValueError:
             discard(folder)
             raise
@@ -249,7 +224,7 @@ def train(
     first_step, first_second, saved_at = run.step, clock.elapsed(), clock.elapsed()
     loss, accuracy = Smooth(), None
     run.model.train()
-    with _stop_signals() as stopped:
+    with stop_signals() as stopped:
         while (progress := clock.progress(run.step)) < 1 and not stopped.is_set():
             value = run.advance(progress)
             loss.add(value)
@@ -374,19 +349,6 @@ def _glance(count: int, clock: Clock, looks: int) -> list[int]:
     return [i * count // wanted for i in range(wanted)]
 
 
-def _check_budget(clock: Clock) -> None:
-    """Refuses a budget that leaves no time to train, and says which would."""
-    if clock.budget is None:
-        return
-    needed = clock.begun + clock.reserve
-    if clock.budget - needed < 0.2 * clock.budget:
-        least = math.ceil(1.25 * needed + 1)
-        raise ValueError(
-            f"a budget of {clock.budget:g} s is too short: start and last evaluation take {needed:.0f} s here.\n"
-            f"The least that works is --budget {least}s"
-        )
-
-
 @torch.no_grad()
 def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
     """averaged <- decay * averaged + (1 - decay) * model; counters are copied."""
@@ -395,26 +357,3 @@ def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
             old.lerp_(new, 1 - decay)
         else:
             old.copy_(new)
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; the second acts as usual. Only the main thread can listen."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        stopped.set()
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

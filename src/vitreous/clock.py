@@ -1,0 +1,72 @@
+"""How far a run is, and when it must stop: at its deadline, after its steps, or when somebody asks."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+from vitreous.config import RunConfig
+
+
+class Clock:
+    """Tells the progress of a run. ``elapsed`` counts from the command's start, and goes on where a killed run was."""
+
+    def __init__(self, config: RunConfig, started: float, per_epoch: int) -> None:
+        self.started, self.budget = started, config.budget
+        self.begun = 0.0
+        """Elapsed seconds when the first step began."""
+        self.reserve = 0.0
+        """Seconds kept for the final evaluation and for saving."""
+        self.steps = config.steps if config.epochs is None else max(1, round(config.epochs * per_epoch))
+
+    def elapsed(self) -> float:
+        """Seconds since the command began, those before a kill included."""
+        return time.monotonic() - self.started
+
+    def progress(self, step: int) -> float:
+        """From 0 at the first step to 1 when training is to stop."""
+        if self.budget is None:
+            assert self.steps is not None
+            return step / self.steps
+        span = self.budget - self.reserve - self.begun
+        return min(1.0, (self.elapsed() - self.begun) / span) if span > 0 else 1.0
+
+    def check(self) -> None:
+        """Refuses a budget that leaves no time to train, and says which would."""
+        if self.budget is None:
+            return
+        needed = self.begun + self.reserve
+        if self.budget - needed < 0.2 * self.budget:
+            least = math.ceil(1.25 * needed + 1)
+            raise ValueError(
+                f"a budget of {self.budget:g} s is too short: start and last evaluation take {needed:.0f} s here.\n"
+                f"The least that works is --budget {least}s"
+            )
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C or SIGTERM sets; the second acts as usual. Only the main thread can listen."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.set()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
