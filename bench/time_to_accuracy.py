@@ -129,8 +129,11 @@ def draw(path: Path, picture: Path) -> None:
         axes.plot(x_anchor, y_anchor, "k*", markersize=10)
         axes.annotate(name, (x_anchor, y_anchor), textcoords="offset points", xytext=(-6, -14), ha="right", fontsize=8)
     axes.set(xscale="log", xlabel="seconds of the whole command (log scale)", ylabel="test accuracy, %")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8)
+    axes.set_xticks([30, 60, 90, 300, 900, 1800, 3600], ["30 s", "60 s", "90 s", "5 min", "15 min", "30 min", "1 h"])
+    axes.minorticks_off()
+    axes.set_xlim(40, 4000)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower right")
     figure.savefig(picture, dpi=110)
 
 
