@@ -280,3 +280,7 @@ def _problems(app: FastAPI) -> None:
         first = problem.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])
         return JSONResponse({"error": f"{where}: {first['msg']}"}, 400)
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, problem: Exception) -> Response:
+        return JSONResponse({"error": "a bug of ours: the server's log says more"}, 500)

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -97,6 +97,8 @@ class Batcher(Generic[Q, A]):
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 return await waiting.answer
         except TimeoutError:
+            with suppress(ValueError):  # no longer there if it is being answered
+                self._waiting.remove(waiting)
             raise Late("the deadline has passed") from None
 
     def _take(self) -> list[_Waiting[Q, A]]:
