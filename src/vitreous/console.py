@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from vitreous.faithfulness import Verdict
     from vitreous.train import Progress, Result
 
 LINE_EVERY = 10.0
@@ -211,6 +212,27 @@ def data_set(facts: Mapping[str, Any]) -> None:
     for name, split in splits.items():
         say(f"{name} {split['fingerprint']}")
     rejected(facts["rejected"])
+
+
+def verdicts(found: Mapping[str, Verdict]) -> None:
+    """The figures of every method of making heatmaps, and whether each is faithful."""
+    pointed = any(verdict.pointing is not None for verdict in found.values())
+    table(
+        ("method", "random weights", "deletion", "chance", *(("peak on object", "by chance") * pointed), "verdict"),
+        [
+            (
+                name,
+                f"{verdict.similarity:.2f}",
+                f"{verdict.deletion:+.1%} ± {verdict.deletion_error:.1%}",
+                f"{verdict.deletion_chance:.0e}",
+                *((percent(verdict.pointing), percent(verdict.pointing_by_chance)) * pointed),
+                "not faithful" if verdict.failed else "faithful",
+            )
+            for name, verdict in found.items()
+        ],
+    )
+    for name, verdict in found.items():
+        say(f"  {name}: {verdict.words}")
 
 
 MOST_REJECTED = 20
