@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from vitreous import studies
+from vitreous.cli import app, retold
 from vitreous.cli import points as parse_points
-from vitreous.cli import retold
 from vitreous.cnn import CNN_PRESETS
 from vitreous.compare import compare_runs, mcnemar
 from vitreous.data import DataSet
@@ -253,6 +254,28 @@ def test_the_command_line_reads_points_and_tells_the_command_again() -> None:
         parse_points("15", times=True)
     given = ["compare", "data", "cifar10", "--data-root", "/here", "--steps", "4", "--out=there", "--json"]
     assert retold(given) == "vitreous compare data cifar10 --steps 4"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["weather", "digits", "--steps", "1"], "unknown study 'weather'"),
+        (["data", "digits"], "exactly one of --budget and --steps"),
+        (["data", "digits", "digits", "--steps", "1"], "of one data set, not of 2"),
+        (["runs", "here"], "1 runs to compare: give two"),
+        (["runs", "here", "there"], "here is no run folder"),
+        (["budget", "digits", "--at", "15"], "--at 15: "),
+        (["size", "digits", "--steps", "1", "--series", "rope,+sizes"], "unknown series '+sizes'"),
+    ],
+)
+def test_the_command_line_refuses_in_a_line(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["compare", *words])
+    assert result.exit_code == 2
+    assert message in result.stderr and "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_line_after_a_torn_one_is_whole(tmp_path: Path) -> None:

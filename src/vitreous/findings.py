@@ -161,7 +161,7 @@ def figure(study: Study, found: dict[str, list[Point]], path: Path) -> Path:
     axes.grid(color="#e5e7eb", linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=FAINT)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)  # beside, not over, curves
     return save(drawing, path)
 
 

@@ -135,17 +135,16 @@ def cells(study: Study, data: DataSet) -> list[Cell]:
     found = []
     for seed in study.seeds:
         for x in study.points if study.kind != "size" else study.points[:1]:
+            share = x if study.kind == "data" else 1.0
+            part = dataclasses.replace(data, train=subset(data.train, share, seed))
             for series in study.names:
-                config = _config(study, series, seed, x, data)
-                share = x if study.kind == "data" else 1.0
+                config = _config(study, series, seed, x, part)
                 points = study.points if study.kind == "size" else (x,)
                 found.append(Cell(series, seed, config, share, points))
                 if study.kind == "size" and min(points) < config.model.patch_size:
                     raise ValueError(
                         f"pictures of {min(points):g} pixels are smaller than a patch of {config.model.patch_size}"
                     )
-        if study.kind == "data":
-            subset(data.train, study.points[0], seed)
     return found
 
 
