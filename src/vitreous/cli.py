@@ -40,7 +40,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-SOURCE = "digits, cifar10, cifar100, mnist, fashion-mnist, a folder per class, a parquet folder, or hf:owner/name."
+SOURCE = (
+    "digits, shapes, digits-clutter, cifar10, cifar100, mnist, fashion-mnist, a folder per class, a parquet folder, "
+    "or hf:owner/name."
+)
 Source = Annotated[str, typer.Argument(metavar="DATA", help=SOURCE)]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that train made.")]
 DataRoot = Annotated[
@@ -328,7 +331,9 @@ def heatmap(
         list[str] | None,
         typer.Argument(metavar="DATA|IMAGE", help="What to look at; else validation pictures of the run's data."),
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many pictures of a data set.")] = 10,
+    n: Annotated[
+        int | None, typer.Option("-n", min=1, help="How many pictures of a data set; else 10, or 500 with --check.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Which pictures of a data set.")] = 0,
     method: Annotated[
         str | None,
@@ -343,6 +348,10 @@ def heatmap(
     target: Annotated[
         str | None, typer.Option("--class", metavar="NAME", help="The class maps are about; else the predicted one.")
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Ask whether the maps tell the truth; all methods, or the one of --method."),
+    ] = False,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write; else the run folder.")] = None,
     data_root: DataRoot = None,
     as_json: AsJson = False,
@@ -351,8 +360,17 @@ def heatmap(
     from vitreous import console
     from vitreous.heatmaps import Asked, heatmap_run
 
+    if check:
+        from vitreous.faithfulness import check_run
+
+        only = [method] if method else None
+        verdicts = check_run(run, only, n=n or 500, seed=seed, data_root=data_root, tell=console.say)
+        console.verdicts(verdicts)
+        if as_json:
+            emit({name: verdict.to_json() for name, verdict in verdicts.items()})
+        return
     asked = Asked(method, target, layer, head)
-    result = heatmap_run(run, sources or None, n=n, seed=seed, out=out, data_root=data_root, asked=asked)
+    result = heatmap_run(run, sources or None, n=n or 10, seed=seed, out=out, data_root=data_root, asked=asked)
     for sentence in result.sentences:
         console.say(f"  {sentence}")
     console.say(f"heatmaps  {result.picture}\nmaps      {result.maps}")
@@ -465,6 +483,25 @@ def retold(arguments: list[str]) -> str:
         elif not argument.startswith(("--data-root=", "--out=")) and argument != "--json":
             kept.append(argument)
     return shlex.join(["vitreous", *kept])
+
+
+@command
+def report(
+    run: Run,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where to write; else report.html in the run folder.")
+    ] = None,
+    data_root: DataRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """One self-contained HTML page about RUN: accuracy, mistakes, heatmaps of every layer and head, what is inside."""
+    from vitreous import console
+    from vitreous.report import report_run
+
+    path = report_run(run, data_root=data_root, out=out)
+    console.say(f"report  {path}")
+    if as_json:
+        emit({"report": str(path), "bytes": path.stat().st_size})
 
 
 @command

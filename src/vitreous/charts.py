@@ -1,0 +1,168 @@
+"""Charts of a report as SVG that takes its colours from the page, and small pictures as data the page carries itself.
+
+Shapes: n pictures, L depth, A heads, H W pixels.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from io import BytesIO, StringIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from vitreous.pictures import FAINT, INK, shorten
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LINE = "#c9ced8"
+PALETTE = (
+    "#3b82c4", "#e07b39", "#3f9d6b", "#c2545d", "#8a6cc2", "#8f6f56", "#d07fb0", "#7a8194", "#a8a23a", "#38a5b0",
+)  # fmt: skip
+FROM_PAGE = {
+    INK: "currentColor",
+    FAINT: "var(--faint)",
+    LINE: "var(--line)",
+}
+"""Colours that the page decides, in light and in dark."""
+MARKS = "os^DvPX<>*"
+
+
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Sequence[Axes]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, columns))
+    for each in axes:
+        each.set_facecolor("none")
+        each.spines[["top", "right"]].set_visible(False)
+        each.spines[["left", "bottom"]].set_color(LINE)
+        each.tick_params(colors=FAINT, labelsize=9)
+        each.grid(color=LINE, linewidth=0.5, alpha=0.6)
+        each.set_axisbelow(True)
+    return figure, list(axes)
+
+
+def svg(figure: Figure) -> str:
+    """A figure as an SVG element for a page: text stays text, colours are the page's, width is what there is."""
+    from matplotlib import rc_context
+
+    drawn = StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "vitreous"}):
+        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+    text = drawn.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text, count=1)
+    text = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", text, count=1)
+    for colour, name in FROM_PAGE.items():
+        text = text.replace(colour, name)
+    return re.sub(r"font: ([\d.]+px)[^;\"]*", r"font: \1 system-ui, sans-serif", text)
+
+
+def learning(lines: Sequence[Mapping[str, float]]) -> str:
+    """Accuracy and loss against seconds, from the lines of metrics.jsonl."""
+    figure, (left, right) = _figure(8.4, 2.9, 2)
+    names = (("val", "validation", PALETTE[0]), ("train", "training", PALETTE[1]))
+    for split, name, colour in names:
+        rows = [line for line in lines if line.get("split") == split]
+        marker = "o" if split == "val" else None
+        for axes, key, factor in ((left, "accuracy", 100), (right, "loss", 1)):
+            known = [row for row in rows if row.get(key) is not None]
+            if known:
+                seconds = [row["seconds"] for row in known]
+                values = [factor * row[key] for row in known]
+                axes.plot(seconds, values, color=colour, marker=marker, markersize=4, label=name)
+    for axes, words in ((left, "validation accuracy, %"), (right, "loss")):
+        axes.set_xlabel("seconds", color=FAINT, fontsize=9)
+        axes.set_title(words, color=INK, fontsize=10, loc="left")
+    if right.get_legend_handles_labels()[0]:
+        right.legend(frameon=False, fontsize=9, labelcolor=INK)
+    return svg(figure)
+
+
+def calibration(sure: np.ndarray, right: np.ndarray, bins: int) -> str:
+    """How often predictions are right, by how sure they are: (n,), (n,)."""
+    figure, (axes,) = _figure(4.6, 3.2)
+    which = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(which, minlength=bins)
+    share = np.bincount(which, weights=right, minlength=bins) / np.maximum(counts, 1)
+    middle = (np.arange(bins) + 0.5) / bins
+    there = counts > 0
+    axes.plot([0, 100], [0, 100], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+    axes.bar(100 * middle[there], 100 * share[there], width=92 / bins, color=PALETTE[0])
+    axes.set(xlim=(0, 100), ylim=(0, 100))
+    axes.set_xlabel("how sure it was, %", color=FAINT, fontsize=9)
+    axes.set_title("how often it was right, %", color=INK, fontsize=10, loc="left")
+    return svg(figure)
+
+
+def distances(by_head: np.ndarray, even: float) -> str:
+    """How far heads look, in pixels, by layer: (L, A)."""
+    figure, (axes,) = _figure(4.6, 2.9)
+    layers = np.arange(1, len(by_head) + 1)
+    for head in range(by_head.shape[1]):
+        axes.scatter(layers, by_head[:, head], s=34, color=PALETTE[head % 10], zorder=3)
+    axes.axhline(even, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+    axes.text(layers[-1] + 0.45, even, "looking everywhere alike", color=FAINT, fontsize=8, ha="right", va="bottom")
+    axes.set_xlim(0.5, layers[-1] + 0.5)
+    axes.set_ylim(0, 1.2 * max(even, float(by_head.max())))
+    axes.set_xticks(layers if len(layers) <= 12 else layers[::2])
+    axes.set_xlabel("layer", color=FAINT, fontsize=9)
+    axes.set_title("distance looked, pixels; a dot is a head", color=INK, fontsize=10, loc="left")
+    return svg(figure)
+
+
+def scatter(points: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> str:
+    """Pictures on a plane by class: (n, 2), (n,). Of more than ten classes, the ten largest have a colour."""
+    figure, (axes,) = _figure(6.4, 4.4)
+    shown = np.argsort(-np.bincount(labels, minlength=len(classes)), kind="stable")[:10]
+    others = ~np.isin(labels, shown)
+    axes.scatter(*points[others].T, s=7, color=LINE, linewidths=0)
+    for i, label in enumerate(sorted(shown)):
+        own = labels == label
+        name = shorten(classes[label]).replace("$", r"\$")
+        axes.scatter(*points[own].T, s=13, color=PALETTE[i], marker=MARKS[i], linewidths=0, alpha=0.8, label=name)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="center left", bbox_to_anchor=(1, 0.5))
+    return svg(figure)
+
+
+LARGEST = 128
+"""Pixels of the longer side of a photograph that a page carries."""
+
+
+def data_uri(picture: np.ndarray, largest: int | None = None) -> str:
+    """A picture that a page can carry, shrunk to ``largest``: uint8 (H, W, 3 or 4) or float 0..1 -> PNG as text."""
+    if picture.dtype != np.uint8:
+        picture = (picture.clip(0, 1) * 255).round().astype(np.uint8)
+    file, image = BytesIO(), Image.fromarray(np.ascontiguousarray(picture))
+    if largest is not None:
+        image.thumbnail((largest, largest))
+    image.save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def mosaic(tiles: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
+    """Tiles (n, h, w, 3) in 0..1 side by side, with seams that are transparent: -> uint8 (H, W, 4)."""
+    n, height, width, _ = tiles.shape
+    lines = -(-n // columns)
+    sheet = np.zeros((lines * (height + gap) - gap, min(n, columns) * (width + gap) - gap, 4), dtype=np.uint8)
+    for i, tile in enumerate((tiles.clip(0, 1) * 255).round().astype(np.uint8)):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        sheet[top : top + height, left : left + width, :3] = tile
+        sheet[top : top + height, left : left + width, 3] = 255
+    return sheet
+
+
+def as_colours(weights: np.ndarray) -> np.ndarray:
+    """Filters (n, h, w, C) as pictures (n, h, w, 3), 0 in the middle grey, each with a scale of its own."""
+    size = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
+    tiles = 0.5 + 0.5 * weights / np.maximum(size, 1e-12)
+    return tiles if tiles.shape[-1] == 3 else np.broadcast_to(tiles.mean(axis=-1, keepdims=True), (*tiles.shape[:3], 3))

@@ -1,0 +1,182 @@
+"""The page stands alone, its sentences are of the run's numbers, and hostile names stay text."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vitreous import insides
+from vitreous.classifier import Classifier
+from vitreous.cnn import CNN, CNNConfig
+from vitreous.config import DataConfig, RunConfig
+from vitreous.evaluate import ClassFigures, Evaluation
+from vitreous.models import build_model
+from vitreous.report import about_accuracy, about_calibration, about_learning, report_run
+from vitreous.runs import prepare
+from vitreous.vit import ViT, ViTConfig
+
+DIGITS = tuple(map(str, range(10)))
+
+
+def made(folder: Path, classifier: Classifier, config: ViTConfig | CNNConfig) -> Path:
+    prepare(folder, RunConfig(data=DataConfig("digits"), model=config, steps=1), resume=False)
+    classifier.save(folder / "classifier")
+    rows = [
+        {"seconds": i, "step": i, "epoch": i, "split": "val", "loss": 2 - i / 9, "accuracy": i / 9, "n": 90}
+        for i in range(8)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"cut')
+    (folder / "train.log").write_text("a choice <b>and</b> why\n")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    config = ViTConfig(image_size=8, patch_size=2, channels=1, width=16, depth=2, heads=2)
+    torch.manual_seed(0)
+    tool = Classifier(
+        build_model(config).eval(), config, DIGITS, (0.3,), (0.35,), {"data": "</script><script>alert(1)"}
+    )
+    return made(tmp_path / "run", tool, config)
+
+
+class Reads(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.outside: list[str] = []
+        self.scripts = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.scripts += tag == "script"
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href") and value and not value.startswith(("#", "data:")):
+                self.outside.append(value)
+
+
+def test_the_page_is_one_file_that_asks_for_nothing(run: Path) -> None:
+    path = report_run(run)
+    assert path == run / "report.html"
+    text = path.read_text(encoding="utf-8")
+    page = Reads()
+    page.feed(text)
+    assert page.outside == []
+    assert page.scripts == 2
+    assert "url(http" not in text
+    assert "@import" not in text
+    assert len(text) < 5_000_000
+    assert "a choice &lt;b&gt;and&lt;/b&gt; why" in text
+    assert "<script>alert" not in text
+    assert "prefers-color-scheme: dark" in text
+    assert "@media print" in text
+    carried = json.loads(re.search(r'id="maps">(.*?)</script>', text, re.DOTALL).group(1))  # type: ignore[union-attr]
+    assert set(carried["methods"]) >= {"attention", "rollout", "relevance", "occlusion"}
+    assert carried["methods"]["attention"]["layers"] == 2
+    assert carried["grid"] == [4, 4]
+    assert len(carried["pictures"]) == 12
+    for heading in (
+        "What was asked",
+        "How good",
+        "mistakes",
+        "Where it looks",
+        "tell the truth",
+        "Inside",
+        "Provenance",
+    ):
+        assert heading in text
+
+
+def test_a_cnn_has_a_page_too(tmp_path: Path) -> None:
+    config = CNNConfig(image_size=8, channels=1, widths=(8, 16))
+    tool = Classifier(CNN(config).eval(), config, DIGITS, (0.3,), (0.35,))
+    text = report_run(made(tmp_path / "cnn", tool, config), out=tmp_path / "page.html").read_text()
+    assert "grad-cam" in text
+    assert "How far heads look" not in text
+
+
+def evaluation(counts: list[list[int]]) -> Evaluation:
+    table = np.array(counts)
+    recall = np.diag(table) / table.sum(axis=1)
+    figures = tuple(
+        ClassFigures(n, 0.5, float(r), int(k)) for n, r, k in zip("abc", recall, table.sum(axis=1), strict=True)
+    )
+    n = int(table.sum())
+    right = float(np.trace(table) / n)
+    return Evaluation(right, 1.0, n, "val", "made", "sha256:0", (0.1, 0.9), 0.2, figures, tuple(map(tuple, counts)))
+
+
+def test_sentences_are_of_the_numbers() -> None:
+    first, second, third = about_accuracy(evaluation([[8, 2, 0], [1, 9, 0], [0, 5, 5]]))
+    assert first.startswith("73.3% of 30 val pictures are right, 10.0% to 90.0%")
+    assert "commonest class would get 33.3%" in first
+    assert second == "b is found most often (90.0% of its pictures), c least often (50.0%)."
+    assert "c taken for b: 5 of 10 pictures, 62% of all mistakes" in third
+    found = evaluation([[1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    assert len(about_accuracy(found)) == 1
+    sure = np.full(400, 0.9)
+    assert "surer than it is right" in about_calibration(found, sure, np.arange(400) % 2)
+    assert "less sure than it is right" in about_calibration(found, np.full(400, 0.3), np.arange(400) % 2)
+    assert "as sure as it is right" in about_calibration(found, np.full(400, 0.51), np.arange(400) % 2)
+
+
+def test_learning_is_said_to_go_on_only_beyond_noise() -> None:
+    def looks(last: float) -> list[dict[str, object]]:
+        return [
+            {"split": "val", "accuracy": a, "seconds": 10.0 * i, "n": 1000} for i, a in enumerate((0.3, 0.5, 0.6, last))
+        ]
+
+    assert "still learning" in about_learning(looks(0.7))[0]
+    assert "no gain beyond noise" in about_learning(looks(0.61))[0]
+    assert about_learning(looks(0.7)[:2]) == []
+
+
+def test_attention_distance_is_that_of_the_weights() -> None:
+    torch.manual_seed(0)
+    model = ViT(ViTConfig(image_size=16, patch_size=4, width=16, depth=2, heads=2, registers=1)).eval()
+    images = torch.randn(3, 3, 16, 16)
+    spots = torch.cartesian_prod(torch.arange(4), torch.arange(4)).float()
+    far = torch.cdist(spots, spots) * 4
+    expected = []
+    for block, x in model.walk(images):
+        rows = block.attn.weights(block.norm1(x))[:, :, 2:, 2:]
+        expected.append(((rows * far).sum(-1) / rows.sum(-1)).mean(dim=(0, 2)))
+    np.testing.assert_allclose(insides.attention_distance(model, images), torch.stack(expected).detach(), rtol=1e-4)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attn.qkv.weight.zero_()
+    even = insides.even_distance((4, 4), 4)
+    np.testing.assert_allclose(insides.attention_distance(model, images), even, rtol=1e-4)
+
+
+def test_filters_and_their_components() -> None:
+    plain = ViT(ViTConfig(width=32))
+    filters = insides.filters(plain)
+    assert filters is not None
+    assert filters.shape == (32, 4, 4, 3)
+    np.testing.assert_allclose(filters[5, 1, 2], plain.patch_embed.proj.weight[5, :, 1, 2].detach())
+    directions, shares = insides.principal(filters, 6)
+    assert directions.shape == (6, 4, 4, 3)
+    flat = directions.reshape(6, -1)
+    np.testing.assert_allclose(flat @ flat.T, np.eye(6), atol=1e-9)
+    assert (np.diff(shares) <= 1e-12).all()
+    conv = insides.filters(ViT(ViTConfig(width=32, stem="conv")))
+    assert conv is not None
+    assert conv.shape[1:] == (3, 3, 3)
+
+
+def test_positions_are_most_like_themselves() -> None:
+    similar = insides.position_similarity(ViT(ViTConfig(image_size=16, width=32)))
+    assert similar is not None
+    assert similar.shape == (4, 4, 4, 4)
+    np.testing.assert_allclose(np.einsum("ijij->ij", similar), 1, rtol=1e-5)
+    assert insides.position_similarity(ViT(ViTConfig(image_size=16, width=32, positions="rope"))) is None
+
+
+def test_what_is_no_run_has_no_report(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no run folder"):
+        report_run(tmp_path)
