@@ -270,11 +270,11 @@ def slowly(seconds: float) -> object:
 
 def test_a_full_server_says_so_at_once(runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(application, "answer", slowly(0.5))
-    times: list[float] = []
+    body, times = picture(), []
 
-    def one(seed: int) -> int:
+    def one(_: int) -> int:
         started = time.monotonic()
-        reply = client.ask("/v1/predict", picture(seed))
+        reply = client.ask("/v1/predict", body)
         if reply.status == 503:
             times.append(time.monotonic() - started)
             assert reply.headers["retry-after"] == "1"
@@ -283,11 +283,14 @@ def test_a_full_server_says_so_at_once(runs: tuple[Path, Path], monkeypatch: pyt
 
     with serving(runs[1], limits=Limits(places=4, batch=2)) as client, ThreadPoolExecutor(40) as pool:
         statuses = list(pool.map(one, range(40)))
-        assert client.ask("/v1/predict", picture()).status == 200  # and recovers
+        assert set(statuses) == {200, 503}
+        assert statuses.count(200) >= 4
+        busy = [pool.submit(one, i) for i in range(4)]
+        while not all(future.done() for future in busy):
+            one(0)
+        assert one(0) == 200  # and recovers
         assert "vitreous_places_taken 0" in client.get("/metrics").body.decode()
-    assert set(statuses) == {200, 503}
-    assert statuses.count(200) >= 4
-    assert sorted(times)[len(times) // 2] < 0.25
+    assert min(times) < 0.1  # forty threads asking hold each other up: the quickest tells what the server takes
 
 
 def test_late_answers_and_slow_uploads_end_at_the_deadline(
