@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -184,3 +185,16 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path, squares: DataSet,
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         train(tiny_run, tmp_path / "file/run", squares)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own
+def test_a_compiled_step_learns_what_the_eager_one_does(
+    tmp_path: Path, squares: DataSet, tiny_run: RunConfig
+) -> None:
+    config = dataclasses.replace(tiny_run, steps=20, evaluations=0)
+    eager = train(config, tmp_path / "eager", squares)
+    compiled = train(dataclasses.replace(config, compile=True), tmp_path / "compiled", squares)
+    assert losses(tmp_path / "compiled")[20] == pytest.approx(losses(tmp_path / "eager")[20], rel=1e-3)
+    assert compiled.val_accuracy == pytest.approx(eager.val_accuracy, abs=0.1)
+    assert not any(name.startswith("_orig_mod") for name in compiled.classifier.model.state_dict())

@@ -77,6 +77,9 @@ class RunConfig:
     """``fp32``, ``bf16`` or ``auto``: what a probe of a second measures fastest."""
     attention: str = "auto"
     """``fused``, ``explicit`` or ``auto``, likewise."""
+    compile: bool = False
+    """Compile the step with torch.compile: tens of seconds for each picture size, then about a tenth faster with the
+    plain stem on CPUs, no faster with the conv stem (docs/results.md); for runs of a quarter of an hour and more."""
     device: str = "auto"
     recipe: str = "custom"
     """Name of the recipe this came from."""

@@ -98,6 +98,7 @@ class Run:
         self.model.to(pick_device(config.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
         size, channels = config.model.image_size, config.model.channels
         self.plan = choose(self.model, size, channels, config.precision, config.attention)
+        self.forward = torch.compile(self.model, dynamic=False) if config.compile else self.model
         self.batches.to(self.plan.device)
         self.averaged = copy.deepcopy(self.model).eval() if config.ema else None
         self.optimizers = build_optimizers(self.model, config.optim)
@@ -151,7 +152,7 @@ class Run:
         factor = lr_at(progress, self.config.optim)
         set_lr(self.optimizers, factor)
         with self.plan.autocast():
-            scores = self.model(inputs)
+            scores = self.forward(inputs)
         loss = F.cross_entropy(scores.float(), targets, label_smoothing=self.config.label_smoothing)
         value = loss.item()
         if not math.isfinite(value):
