@@ -106,17 +106,22 @@ class Client:
 
 
 @contextmanager
-def serving(*paths: Path, limits: Any = None, token: str | None = None) -> Iterator[Client]:
+def serving(*paths: Path, limits: Any = None, token: str | None = None, deadline: float = 10.0) -> Iterator[Client]:
     """A real server on a free port of this machine."""
     from functools import partial
 
-    from vitreous.serve.app import build
+    from vitreous.serve.app import Limits, build
     from vitreous.serve.engine import open_runs
     from vitreous.serve.samples import draw
     from vitreous.serve.server import listen, rules_for, server_for
 
     with listen("127.0.0.1", 0) as listener:
-        app = build(open_runs(paths), rules_for("127.0.0.1", token), limits, partial(draw, paths[0]))
+        app = build(
+            open_runs(paths),
+            rules_for("127.0.0.1", token),
+            limits or Limits(deadline=deadline),
+            partial(draw, paths[0]),
+        )
         server = server_for(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -206,6 +206,7 @@ async function begin() {
   if (new URLSearchParams(location.hash.slice(1)).has("token")) await followLink();
   const { runs } = await getJSON("/v1/model");
   const names = runs[0].classes;
+  at("about").title = names.slice(0, 200).join(", ");
   at("about").textContent = `${names.length} classes: ${names.slice(0, 12).join(", ")}${names.length > 12 ? " …" : ""}`;
   state.panels = runs.map((run) => new Panel(run, { changed, failed }));
   at("panels").replaceChildren(...state.panels.map((panel) => panel.element));

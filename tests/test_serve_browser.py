@@ -1,0 +1,328 @@
+"""The page in a real browser: every way in and out, by mouse, keyboard and phone, and nothing asked of anybody else."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import HOSTILE, Client, digits_run, make_run, picture, serving
+
+pytest.importorskip("fastapi", reason="needs the serve extra: pip install 'vitreous[serve]'")
+driver = pytest.importorskip("playwright.sync_api", reason="needs the browser extra: pip install 'vitreous[browser]'")
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
+]
+
+Page = Any  # of playwright, which need not be installed
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("browser")
+    return digits_run(folder / "digits"), make_run(folder / "colour", HOSTILE, image_size=16)
+
+
+@pytest.fixture(scope="module")
+def one(runs: tuple[Path, Path]) -> Iterator[Client]:
+    with serving(runs[0], deadline=60.0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def two(runs: tuple[Path, Path]) -> Iterator[Client]:
+    with serving(*runs, deadline=60.0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with driver.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Any]:
+    """Opens the page of a server; afterwards there were no errors and no requests to anywhere else."""
+    contexts, asked, errors = [], [], []
+
+    def page_of(client: Client, fragment: str = "", **options: Any) -> Page:
+        context = browser.new_context(viewport=options.pop("viewport", {"width": 1280, "height": 900}), **options)
+        contexts.append(context)
+        context.grant_permissions(["clipboard-read", "clipboard-write", "camera"])
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("request", lambda request: asked.append((request.url, client.port)))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("dialog", lambda dialog: errors.append(f"dialog: {dialog.message}"))
+        page.goto(f"http://127.0.0.1:{client.port}/{fragment}")
+        page.locator("article.panel").first.wait_for()
+        return page
+
+    yield page_of
+    for context in contexts:
+        context.close()
+    assert errors == []
+    for url, port in asked:
+        assert url.startswith((f"http://127.0.0.1:{port}/", "data:", f"blob:http://127.0.0.1:{port}/")), url
+
+
+def answered(page: Page) -> None:
+    """Waits for the answer to a picture."""
+    page.locator("#copy-json:not([disabled])").wait_for()
+
+
+def said(page: Page) -> Any:
+    """What the JSON button copies."""
+    page.get_by_role("button", name="Copy JSON").click()
+    page.get_by_text("The JSON of the answer is copied.").wait_for()
+    return json.loads(page.evaluate("navigator.clipboard.readText()"))
+
+
+DROP = """([kind, data]) => {
+  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], "a.png", { type: "image/png" }));
+  document.body.dispatchEvent(kind === "drop"
+    ? new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true })
+    : new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true }));
+}"""
+
+
+def test_pick_drop_and_paste_give_the_answer_of_the_interface(one: Client, opened: Any) -> None:
+    expected = one.ask("/v1/heatmap", picture(4)).json
+    page = opened(one)
+    page.get_by_label("Picture file").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": picture(4)})
+    answered(page)
+    (run,) = said(page)["runs"]
+    assert (run["logits"], run["map"]) == (expected["logits"], expected["map"])
+    for kind, seed in (("drop", 5), ("paste", 6)):
+        page.evaluate(DROP, [kind, base64.b64encode(picture(seed)).decode()])
+        page.get_by_text("Looking").wait_for(state="detached")
+        answered(page)
+        assert said(page)["runs"][0]["logits"] == one.ask("/v1/predict", picture(seed)).json["logits"]
+    assert page.locator(".classes li").count() == 5
+
+
+def test_a_bad_file_is_explained_and_the_page_goes_on(one: Client, opened: Any) -> None:
+    page = opened(one)
+    page.get_by_label("Picture file").set_input_files(
+        {"name": "a.png", "mimeType": "image/png", "buffer": b"no picture"}
+    )
+    page.get_by_text("The picture cannot be read: not a JPEG").wait_for()
+    page.evaluate(DROP, ["drop", base64.b64encode(picture()).decode()])
+    answered(page)
+
+
+def test_the_webcam_gives_a_picture(one: Client, opened: Any) -> None:
+    page = opened(one)
+    page.get_by_role("button", name="Webcam").click()
+    page.get_by_role("button", name="Take the picture").click()
+    answered(page)
+    assert page.locator("#camera").is_hidden()
+    page.get_by_role("button", name="Webcam").click()
+    page.get_by_role("button", name="Cancel").click()
+    page.locator("#camera").wait_for(state="hidden")
+
+
+def test_a_sample_says_what_it_truly_is_and_its_link_opens_the_same(one: Client, opened: Any) -> None:
+    page = opened(one)
+    page.locator(".samples button").nth(3).click()
+    answered(page)
+    label = one.get("/v1/samples").json["samples"][3]["label"]
+    assert label in page.locator(".truth").inner_text()
+    page.get_by_label("Layer").select_option("2")
+    page.get_by_label("Head").select_option("1")
+    page.locator(".patch", has_text="looks most").wait_for()
+    first = said(page)
+    assert (first["runs"][0]["layer"], first["runs"][0]["head"], first["true"]) == (2, 1, label)
+    page.get_by_role("button", name="Copy link").click()
+    page.get_by_text("The link is copied").wait_for()
+    link = page.evaluate("navigator.clipboard.readText()")
+    again = opened(one, link.split("/", 3)[3])
+    answered(again)
+    assert said(again) == first
+
+
+def test_a_link_holds_an_uploaded_picture(one: Client, opened: Any) -> None:
+    page = opened(one)
+    page.evaluate(DROP, ["drop", base64.b64encode(picture(9, (300, 200))).decode()])
+    answered(page)
+    page.get_by_role("button", name="Copy link").click()
+    page.get_by_text("The link is copied").wait_for()
+    again = opened(one, page.evaluate("navigator.clipboard.readText()").split("/", 3)[3])
+    answered(again)
+    assert said(again)["runs"][0]["logits"] == one.ask("/v1/predict", picture(9, (300, 200))).json["logits"]
+
+
+@pytest.mark.parametrize(
+    "fragment", ["#picture=%3Cscript%3E", "#sample=999", "#sample=1&method=x%22]&layer=99", "#%%%"]
+)
+def test_a_damaged_link_does_no_harm(fragment: str, one: Client, opened: Any) -> None:
+    page = opened(one, fragment)
+    page.locator(".samples button").nth(2).click()
+    answered(page)
+
+
+def test_every_method_can_be_chosen(one: Client, opened: Any) -> None:
+    page = opened(one, "#sample=0")
+    answered(page)
+    method = page.get_by_label("Method")
+    for name in [each["name"] for each in one.get("/v1/model").json["runs"][0]["methods"]][1:]:
+        with page.expect_response(lambda reply, name=name: f"method={name}" in reply.url) as reply:
+            method.select_option(name)
+        assert reply.value.status == 200
+    with page.expect_response(lambda reply: "target=7" in reply.url):
+        page.get_by_label("Class", exact=True).select_option("7")
+
+
+def test_hovering_shows_what_a_patch_attends_to_and_leaving_ends_it(one: Client, opened: Any) -> None:
+    page = opened(one, "#sample=0")
+    answered(page)
+    box = page.locator(".stage").bounding_box()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.3 * box["height"])
+    page.get_by_text("The patch in row 2, column 3 looks most at").wait_for()
+    shown = page.locator(".patch").inner_text()
+    page.mouse.click(box["x"] + 0.6 * box["width"], box["y"] + 0.3 * box["height"])  # pinned
+    page.mouse.move(5, 5)
+    page.wait_for_timeout(200)
+    assert page.locator(".patch").inner_text() == shown
+    page.keyboard.press("Escape")
+    page.locator(".stage").press("Escape")
+    page.get_by_text("The class token looks most at").wait_for()
+
+
+def test_everything_works_from_the_keyboard(one: Client, opened: Any) -> None:
+    page = opened(one)
+    page.locator(".samples button").nth(23).wait_for()
+    focused: list[str] = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        focused.append(page.evaluate("document.activeElement.className + '#' + document.activeElement.id"))
+        if page.evaluate("document.activeElement.closest('.samples') !== null"):
+            page.keyboard.press("Enter")
+            break
+    answered(page)
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.classList.contains('stage')"):
+            break
+    page.keyboard.press("ArrowRight")
+    page.get_by_text("The patch in row 3, column 3 looks most at").wait_for()
+    page.keyboard.press("ArrowDown")
+    page.get_by_text("The patch in row 4, column 3 looks most at").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_text("The class token looks most at").wait_for()
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        focused.append(page.evaluate("document.activeElement.className + '#' + document.activeElement.id"))
+    assert {"primary#pick", "#webcam", "method#", "layer#", "head#", "strength#"} <= set(focused)
+
+
+def test_names_and_roles_for_a_screen_reader(one: Client, opened: Any) -> None:
+    page = opened(one, "#sample=0")
+    answered(page)
+    unnamed = page.evaluate(
+        """[...document.querySelectorAll("button, select, input, img, canvas[role], [tabindex='0']")].filter((each) =>
+          !(each.getAttribute("aria-label") || each.textContent.trim() || each.labels?.length
+            || each.hasAttribute("alt") || each.querySelector("img[alt]")
+            || each.closest("dialog, [hidden]"))).map((each) => each.outerHTML)"""
+    )
+    assert unnamed == []
+    assert "looks most at row" in page.get_by_role("img", name="The picture as the model sees it").get_attribute(
+        "aria-label"
+    )
+    assert page.get_by_role("status").inner_text()
+    assert page.locator("h1").count() == 1
+    assert page.evaluate("document.documentElement.lang") == "en"
+
+
+def test_two_runs_stand_side_by_side_and_hostile_class_names_are_only_text(two: Client, opened: Any) -> None:
+    page = opened(two, "#sample=1")
+    answered(page)
+    assert page.locator("article.panel").count() == 2
+    assert page.locator("#status").inner_text().startswith("They disagree: ")
+    assert page.title() == "Vitreous"
+    assert page.locator("article script, article img").count() == 0
+    shown = page.locator("article.panel").nth(1).locator(".classes bdi").all_text_contents()
+    assert set(shown) == set(HOSTILE)
+    assert len(said(page)["runs"]) == 2
+    page.locator("article.panel").nth(1).get_by_label("Layer").select_option("3")
+    page.get_by_role("button", name="Copy link").click()
+    page.get_by_text("The link is copied").wait_for()
+    assert "layer1=3" in page.evaluate("navigator.clipboard.readText()")
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_no_width_scrolls_sideways_and_nothing_jumps(width: int, one: Client, two: Client, opened: Any) -> None:
+    page = opened(two, "#sample=2", viewport={"width": width, "height": 800})
+    answered(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page = opened(one, "#sample=2", viewport={"width": width, "height": 800})
+    answered(page)
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    shift = page.evaluate(
+        """new Promise((done) => new PerformanceObserver((list) => done(list.getEntries()
+             .filter((entry) => !entry.hadRecentInput).reduce((sum, entry) => sum + entry.value, 0)))
+             .observe({ type: "layout-shift", buffered: true }) || setTimeout(() => done(0), 300))"""
+    )
+    assert shift < 0.1  # what Lighthouse calls good
+
+
+def contrast(page: Page, selector: str) -> float:
+    """Of an element's text to the card or page it stands on, as WCAG computes it."""
+    pair = page.evaluate(
+        """(selector) => {
+          let element = document.querySelector(selector);
+          const text = getComputedStyle(element).color;
+          while (getComputedStyle(element).backgroundColor === "rgba(0, 0, 0, 0)") element = element.parentElement;
+          const ground = getComputedStyle(element).backgroundColor;
+          return [text, ground].map((colour) => colour.match(/[\\d.]+/g).map(Number));
+        }""",
+        selector,
+    )
+
+    def luminance(colour: list[float]) -> float:
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in colour[:3])]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted(map(luminance, pair))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_in_light_and_dark(scheme: str, one: Client, opened: Any) -> None:
+    page = opened(one, "#sample=0", color_scheme=scheme)
+    answered(page)
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (ground == "rgb(246, 245, 248)") == (scheme == "light")
+    for selector in ("#about", "#status", ".patch", ".explains", ".truth", ".label bdi", "#pick", "#webcam", ".unit"):
+        assert contrast(page, selector) >= 4.5, selector
+
+
+def test_a_token_is_asked_for_once(runs: tuple[Path, Path], browser: Any) -> None:
+    with serving(runs[0], token="correct-horse-battery") as client:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{client.port}/")
+        page.get_by_label("This server needs its token").fill("correct-horse-battery")
+        page.get_by_role("button", name="Go on").click()
+        page.locator(".samples button").nth(1).click()
+        answered(page)
+        page.reload()
+        page.locator(".samples button").nth(1).click()
+        answered(page)
+        context.close()
