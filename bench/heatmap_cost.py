@@ -37,7 +37,8 @@ def model_and_picture(tokens: int) -> tuple[Any, Any]:
 
     torch.manual_seed(0)
     side = math.isqrt(tokens)
-    model = ViT(ViTConfig(image_size=32, patch_size=4, positions="learned", **PRESETS["nano"])).eval()
+    nano: dict[str, Any] = dict(PRESETS["nano"])
+    model = ViT(ViTConfig(image_size=32, patch_size=4, **nano)).eval()
     return model, torch.randn(1, 3, 4 * side, 4 * side)
 
 

@@ -9,7 +9,7 @@ import base64
 import re
 from collections.abc import Mapping, Sequence
 from io import BytesIO, StringIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -65,7 +65,7 @@ def svg(figure: Figure) -> str:
     return re.sub(r"font: ([\d.]+px)[^;\"]*", r"font: \1 system-ui, sans-serif", text)
 
 
-def learning(lines: Sequence[Mapping[str, float]]) -> str:
+def learning(lines: Sequence[Mapping[str, Any]]) -> str:
     """Accuracy and loss against seconds, from the lines of metrics.jsonl."""
     figure, (left, right) = _figure(8.4, 2.9, 2)
     names = (("val", "validation", PALETTE[0]), ("train", "training", PALETTE[1]))
@@ -123,11 +123,12 @@ def scatter(points: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> s
     figure, (axes,) = _figure(6.4, 4.4)
     shown = np.argsort(-np.bincount(labels, minlength=len(classes)), kind="stable")[:10]
     others = ~np.isin(labels, shown)
-    axes.scatter(*points[others].T, s=7, color=LINE, linewidths=0)
+    axes.scatter(points[others, 0], points[others, 1], s=7, color=LINE, linewidths=0)
     for i, label in enumerate(sorted(shown)):
         own = labels == label
         name = shorten(classes[label]).replace("$", r"\$")
-        axes.scatter(*points[own].T, s=13, color=PALETTE[i], marker=MARKS[i], linewidths=0, alpha=0.8, label=name)
+        x, y = points[own].T
+        axes.scatter(x, y, s=13, color=PALETTE[i], marker=MARKS[i], linewidths=0, alpha=0.8, label=name)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -5,6 +5,9 @@ Shapes: B batch, C channels, P filter side, R rows and K columns of patches, D w
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -80,8 +83,7 @@ def even_distance(grid: tuple[int, int], patch: int) -> float:
 @torch.no_grad()
 def embeddings(model: nn.Module, images: Tensor, batch: int = 250) -> np.ndarray:
     """The vectors that the head reads: (B, C, H, W) -> (B, D)."""
-    features = model.features
-    assert callable(features)
+    features = cast(Callable[[Tensor], Tensor], model.features)
     return torch.cat([features(some).float().cpu() for some in images.split(batch)]).numpy()
 
 
