@@ -87,6 +87,8 @@ def choose(model: nn.Module, size: int, channels: int, precision: str, attention
     if others:
         slower = ", ".join(f"{p} {a} {rates[p, a]:.0f}" for p, a in others)
         note += f", {rates[best]:.0f} images/s in a probe ({slower})"
+    elif "auto" not in (precision, attention):
+        note += ", as asked"
     return Plan(device, *best, note=note)
 
 
