@@ -22,8 +22,8 @@ from vitreous.vit import Block, ViT, attention_weights
 
 BATCH = 64
 """Pictures whose maps are made at a time."""
-WEIGHTS_AT_ONCE = 2**23
-"""Attention weights (B * A * Q * N) held at a time: 32 MiB, so that 65,536 tokens of 4 heads take 32 queries a step."""
+WEIGHTS_AT_ONCE = 2**20
+"""Attention weights (B * A * Q * N) held at a time: 4 MiB, so that 65,536 tokens of 4 heads take 4 queries a step."""
 
 
 @contextmanager
