@@ -229,3 +229,8 @@ def test_who_waits_when_the_queue_ends_is_told() -> None:
 
     found = asyncio.run(main())
     assert isinstance(found[-1], asyncio.CancelledError)
+
+
+def test_the_socket_is_known_as_tcp_so_that_small_answers_are_not_held_back() -> None:
+    with listen("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP

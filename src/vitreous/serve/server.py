@@ -73,7 +73,8 @@ def listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except socket.gaierror:
         raise ValueError(f"--host {host} is no address of this machine: use 127.0.0.1, or 0.0.0.0 for all") from None
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # named as TCP, or asyncio does not know it as such and an answer waits 40 ms for an acknowledgement (Nagle)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
