@@ -346,8 +346,11 @@ def heatmap_run(
     n = len(_files(sources or [])) or n
     if not 1 <= n <= MOST_PANELS:
         raise ValueError(f"{n} pictures in one gallery: give 1 to {MOST_PANELS}")
-    classifier, pixels, names, truth = _looked_at(run, sources or [], max(n, OBSERVED), seed, data_root)
+    classifier = Classifier.load(run)  # what was asked is checked before pictures are read, which takes longer
     method = known_method(classifier.model, asked.method or methods_for(classifier.model)[0])
+    if asked.target is not None:
+        class_number(classifier.classes, asked.target)
+    classifier, pixels, names, truth = _looked_at(run, sources or [], max(n, OBSERVED), seed, data_root)
     asked, way = replace(asked, method=method), METHODS[method]
     maps = heat(classifier, pixels, method, asked.target, asked.layer, asked.head)
     sure, guess = classifier.logits(pixels).softmax(dim=1).max(dim=1)
