@@ -39,6 +39,7 @@ def test_its_commands_are_studies() -> None:
             at=points(options.get("--at"), times=kind == "budget"),
             series=tuple(options["--series"].split(",")) if "--series" in options else (),
             budget=seconds(options["--budget"]) if "--budget" in options else None,
+            steps=int(options["--steps"]) if "--steps" in options else None,
             stem=options.get("--stem"),
             split=options.get("--split", "val"),
         )
