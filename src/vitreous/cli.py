@@ -193,7 +193,7 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Train so many steps instead; repeats exactly.")] = None,
     size: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="nano, tiny, small or base; else chosen for data, time and machine."),
+        typer.Option(metavar="NAME", help="nano, tiny, small or base; else nano."),
     ] = None,
     stem: Annotated[
         str | None,
