@@ -117,7 +117,13 @@ def quick_start() -> None:
 def checks() -> None:
     """Every check of the project; all of them run, and any that fails makes the whole fail."""
     failed = []
-    for name, *arguments in (["ruff", "check", "."], ["mypy"], ["lint-imports"], ["pytest"]):
+    for name, *arguments in (
+        ["ruff", "check", "."],
+        ["ruff", "format", "--check", "."],
+        ["mypy"],
+        ["lint-imports"],
+        ["pytest"],
+    ):
         print("\n$", name, *arguments, flush=True)
         if subprocess.run([str(BIN / name), *arguments], cwd=HERE, check=False).returncode:
             failed.append(name)

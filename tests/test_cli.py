@@ -18,8 +18,8 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from vitreous import cli
 from vitreous.classifier import Classifier
+from vitreous.cli import app, frame, training
 from vitreous.console import TrainingDisplay, duration
 from vitreous.train import Progress, Result
 
@@ -31,7 +31,7 @@ TINY = ["--steps", "2", "--set", "evaluations=1", *NO_PROBE, *SMALL]
 
 
 def call(*arguments: object) -> Outcome:
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_a_misspelt_command_or_option_is_answered_with_the_nearest(typed: list[s
     ],
 )
 def test_a_full_disk_names_the_file_and_the_cure(problem: OSError) -> None:
-    said = cli.explain(problem)
+    said = frame.explain(problem)
     assert "runs/x/classifier" in said
     assert "make room" in said
 
@@ -236,25 +236,25 @@ def test_help_and_version_load_nothing_heavy() -> None:
     ("text", "seconds"), [("90s", 90), ("5m", 300), ("1h", 3600), ("1h30m", 5400), ("1.5m", 90), ("2M", 120)]
 )
 def test_budgets(text: str, seconds: float) -> None:
-    assert cli.seconds(text) == seconds
+    assert frame.seconds(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "5", "m", "-5m", "5 minutes", "1..5s", "5m1h"])
 def test_budgets_that_are_none(text: str) -> None:
     with pytest.raises(ValueError, match="90s, 5m or 1h"):
-        cli.seconds(text)
+        frame.seconds(text)
 
 
 def test_run_folders_are_named_after_the_data_and_never_reused(tmp_path: Path) -> None:
-    names = [cli.slug(source) for source in ("digits", "hf:owner/name", "/data/my pictures/", "..", "C:\\cats")]
+    names = [frame.slug(source) for source in ("digits", "hf:owner/name", "/data/my pictures/", "..", "C:\\cats")]
     assert names == ["digits", "name", "my-pictures", "run", "cats"]
     with pytest.raises(ValueError, match="--out"):
-        cli.latest(tmp_path, "digits")
+        training.latest(tmp_path, "digits")
     for expected in ("digits", "digits-2", "digits-3"):
-        path = cli.fresh(tmp_path, "digits")
+        path = training.fresh(tmp_path, "digits")
         assert path.name == expected
         path.mkdir()
-        assert cli.latest(tmp_path, "digits") == path
+        assert training.latest(tmp_path, "digits") == path
 
 
 def display(terminal: bool) -> tuple[TrainingDisplay, Callable[[], str]]:

@@ -14,8 +14,9 @@ import torch
 from typer.testing import CliRunner
 
 from vitreous import studies
-from vitreous.cli import app, retold
-from vitreous.cli import points as parse_points
+from vitreous.cli import app
+from vitreous.cli.seeing import points as parse_points
+from vitreous.cli.seeing import retold
 from vitreous.cnn import CNN_PRESETS
 from vitreous.compare import compare_runs, mcnemar
 from vitreous.data import DataSet

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vitreous.cli import points, seconds
+from vitreous.cli.frame import seconds
+from vitreous.cli.seeing import points
 from vitreous.studies import USUAL, Study
 
 ROOT = Path(__file__).parent.parent

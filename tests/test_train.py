@@ -189,9 +189,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path, squares: DataSet,
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own
-def test_a_compiled_step_learns_what_the_eager_one_does(
-    tmp_path: Path, squares: DataSet, tiny_run: RunConfig
-) -> None:
+def test_a_compiled_step_learns_what_the_eager_one_does(tmp_path: Path, squares: DataSet, tiny_run: RunConfig) -> None:
     config = dataclasses.replace(tiny_run, steps=20, evaluations=0)
     eager = train(config, tmp_path / "eager", squares)
     compiled = train(dataclasses.replace(config, compile=True), tmp_path / "compiled", squares)

@@ -1,0 +1,127 @@
+"""``train``: from pictures to a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitreous.cli.frame import STARTED, AsJson, DataRoot, Source, command, emit, seconds, settings, slug
+
+DEFAULT_BUDGET = 300.0
+"""Seconds."""
+
+
+@command
+def train(
+    source: Source,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The run folder; else runs/<name of the data>.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Wall time for everything, such as 90s, 5m, 1h; else 5m.")
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="Train so many epochs instead; repeats exactly.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Train so many steps instead; repeats exactly.")] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="nano, tiny, small or base; else nano."),
+    ] = None,
+    stem: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="patch: the paper's plain embedding; conv: learns faster. Else conv."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="vit, or a CNN to compare with: resnet, fastcnn. Else vit.")
+    ] = None,
+    any_size: Annotated[
+        bool, typer.Option("--any-size", help="Train on several picture sizes, for pictures of other sizes later.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Of initial weights, order and augmentation; else 0.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps; else auto.")] = None,
+    data_root: DataRoot = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Change any setting, such as optim.lr=0.01; repeatable."),
+    ] = None,
+    again: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out where it stopped.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a classifier on DATA within a budget of time."""
+    from vitreous import console, jobs
+    from vitreous.recipes import Wish
+
+    changes = settings(change or [])
+    folder = out or (latest if again else fresh)(Path("runs"), slug(source))
+    with console.TrainingDisplay() as display:
+        if again:
+            given = {
+                "size": size,
+                "stem": stem,
+                "model": model,
+                "any-size": any_size or None,
+                "budget": budget,
+                "epochs": epochs,
+                "steps": steps,
+                "seed": seed,
+                "device": device,
+            }
+            refuse_changes([f"--{name}" for name, value in given.items() if value is not None], changes)
+            result = jobs.resume(folder, source, data_root=data_root, watch=display, started=STARTED)
+        else:
+            limit = seconds(budget) if budget is not None else None
+            if budget is None and epochs is None and steps is None:
+                limit = DEFAULT_BUDGET
+            wish = Wish(
+                source,
+                limit,
+                epochs,
+                steps,
+                size,
+                stem,
+                seed=seed or 0,
+                device=device or "auto",
+                model=model,
+                any_size=any_size,
+            )
+            result = jobs.train_on(wish, folder, changes=changes, data_root=data_root, watch=display, started=STARTED)
+    console.trained(result, source)
+    if as_json:
+        emit(
+            {
+                "run": str(result.run),
+                "seconds": round(result.seconds, 3),
+                "images": result.images,
+                "val_accuracy": result.val_accuracy,
+                "interrupted": result.interrupted,
+            }
+        )
+    if result.interrupted:
+        raise typer.Exit(130)
+
+
+def refuse_changes(options: list[str], changes: dict[str, str]) -> None:
+    """A resumed run keeps its own config."""
+    options = options + [f"--set {path}" for path in changes]
+    if options:
+        raise ValueError(f"{', '.join(options)} cannot be given with --resume: the run goes on with its own config")
+
+
+def fresh(parent: Path, name: str) -> Path:
+    """The first of ``name``, ``name-2``, ``name-3`` that is not there yet."""
+    number = 1
+    while (path := parent / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return path
+
+
+def latest(parent: Path, name: str) -> Path:
+    """The last folder that :func:`fresh` gave out. Raises ValueError where there is none."""
+    number = 1
+    while (parent / f"{name}-{number + 1}").exists():
+        number += 1
+    path = parent / (name if number == 1 else f"{name}-{number}")
+    if not path.exists():
+        raise ValueError(f"there is no run {path} to resume: name its folder with --out")
+    return path
