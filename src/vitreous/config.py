@@ -80,6 +80,8 @@ class RunConfig:
     compile: bool = False
     """Compile the step with torch.compile: tens of seconds for each picture size, then about a tenth faster with the
     plain stem on CPUs, no faster with the conv stem (docs/results.md); for runs of a quarter of an hour and more."""
+    threads: int = 0
+    """Of the processor; 0: what torch takes by itself, and in a run with a budget what steps show to be fastest."""
     device: str = "auto"
     recipe: str = "custom"
     """Name of the recipe this came from."""
@@ -94,6 +96,8 @@ class RunConfig:
             raise ValueError(f"batch is {self.batch}: it must be at least 2")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}: it must be 0 or more")
+        if self.threads < 0:
+            raise ValueError(f"threads is {self.threads}: it must be 0 or more")
         if self.evaluations < 0:
             raise ValueError(f"evaluations is {self.evaluations}: it must be 0 or more")
         for name in ("label_smoothing", "ema"):

@@ -14,7 +14,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from vitreous.data import DataSet, Images
 from vitreous.device import Plan, choose, hardware, pick_device
 from vitreous.models import build_model, count_parameters
 from vitreous.optim import build_optimizers, lr_at, set_lr
+from vitreous.pace import Pace, candidates
 from vitreous.runs import Journal, discard, prepare
 
 CHECKPOINT_SECONDS = 60.0
@@ -104,6 +105,8 @@ class Run:
         self.optimizers = build_optimizers(self.model, config.optim)
         self.fingerprint = self.images.fingerprint()
         self.step = 0
+        self.side = config.model.image_size
+        """Of the pictures of the latest step, in pixels."""
 
     def classifier(self, data_name: str) -> Classifier:
         """The model that is kept, averaged where the config asks for it, sharing the weights that are being trained."""
@@ -148,7 +151,8 @@ class Run:
 
     def advance(self, progress: float) -> float:
         """One step of training; returns its loss. Raises Diverged before the update where that is no number."""
-        inputs, targets = self.batches.at(self.step, self.batches.side(self.step, progress), self.plan.device)
+        self.side = self.batches.side(self.step, progress)
+        inputs, targets = self.batches.at(self.step, self.side, self.plan.device)
         factor = lr_at(progress, self.config.optim)
         set_lr(self.optimizers, factor)
         with self.plan.autocast():
@@ -211,7 +215,7 @@ def train(
         run.restore()
         journal.forget_after(run.step)
     classifier = run.classifier(data.name)
-    clock.reserve = _final_seconds(classifier, run.validation)
+    clock.reserve = reserve = _final_seconds(classifier, run.validation)
     glance = run.validation.select(_glance(len(run.validation), clock, config.evaluations))
     if not resume:
         clock.begun = clock.elapsed()
@@ -224,10 +228,18 @@ def train(
     looks = int(clock.progress(run.step) * config.evaluations)
     first_step, first_second, saved_at = run.step, clock.elapsed(), clock.elapsed()
     loss, accuracy = Smooth(), None
+    looked: list[float] = []
+    """Seconds of each look at validation pictures."""
     run.model.train()
-    with stop_signals() as stopped:
+    with stop_signals() as stopped, threads(config.threads) as most:
+        adapts = config.budget is not None and not config.threads and run.plan.device.type == "cpu"
+        pace = Pace(candidates(most) if adapts else (most,))
         while (progress := clock.progress(run.step)) < 1 and not stopped.is_set():
+            begun = time.perf_counter()
             value = run.advance(progress)
+            if changed := pace.step(run.side, time.perf_counter() - begun, clock.elapsed()):
+                tell(Progress("train", clock.elapsed(), config.budget, note=changed))
+                journal.say(changed)
             loss.add(value)
             progress = clock.progress(run.step)
             seen = Progress(
@@ -249,7 +261,10 @@ def train(
                 journal.write(**_line(seen, "train", value, None))
             if int(progress * config.evaluations) > looks and progress < 1:
                 looks = int(progress * config.evaluations)
+                begun = time.perf_counter()
                 look_loss, accuracy = measure(classifier, glance, run.plan)
+                looked.append(time.perf_counter() - begun)
+                clock.reserve = reserve * max(1.0, looked[-1] / min(looked))  # the last evaluation slows down as well
                 journal.write(**_line(seen, "val", look_loss, accuracy), n=len(glance))
                 tell(dataclasses.replace(seen, phase="evaluate", seconds=clock.elapsed(), accuracy=accuracy))
                 run.model.train()
@@ -271,6 +286,17 @@ def train(
             classifier.save(folder / "classifier")
     tell(Progress("done", clock.elapsed(), config.budget, run.step, clock.steps, images=images, accuracy=final))
     return Result(folder, clock.elapsed(), images, final, classifier, interrupted)
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[int]:
+    """Torch's number of threads, 0 for what it is, which is given out; afterwards it is as it was."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(count or before)
+        yield count or before
+    finally:
+        torch.set_num_threads(before)
 
 
 @torch.no_grad()
