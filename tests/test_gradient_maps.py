@@ -38,19 +38,19 @@ def with_weights(model: ViT, images: Tensor, target: Tensor) -> list[tuple[Tenso
         q, k, v = block.attn.project(h, place)
         weights = attention_weights(q, k, place.bias() if place else None)
         found.append(weights)
-        x = x + block.attn.proj((weights @ v).transpose(1, 2).flatten(2))
-        x = x + block.mlp(block.norm2(x))
+        x = x + block.ls1(block.attn.proj((weights @ v).transpose(1, 2).flatten(2)))
+        x = x + block.ls2(block.mlp(block.norm2(x)))
     scores = model.head(model.read(x)).gather(1, target[:, None]).sum()
     return list(zip([w.detach() for w in found], torch.autograd.grad(scores, found), strict=True))
 
 
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("pool", ["class", "mean"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "scaled"), [*((kind, False) for kind in KINDS), ("learned", True)])
 def test_relevance_and_gradient_attention_equal_those_of_whole_matrices(
-    grid: tuple[int, int], pool: str, kind: str, monkeypatch: pytest.MonkeyPatch
+    grid: tuple[int, int], pool: str, kind: str, scaled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, images = small(pool=pool, registers=2, positions=kind), drawn(2, *grid)
+    model, images = small(pool=pool, registers=2, positions=kind, layer_scale=scaled), drawn(2, *grid)
     special = model.config.special
     layers = [(w * g).clamp(min=0) for w, g in with_weights(model, images, TARGET)]
     product = torch.eye(layers[0].shape[-1]).expand(2, -1, -1)

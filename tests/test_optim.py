@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vitreous.models import build_model
-from vitreous.optim import OptimConfig, build_optimizers, lr_at, parameter_groups, set_lr
+from vitreous.optim import OptimConfig, build_optimizers, freeze, layer_shares, lr_at, parameter_groups, set_lr
 from vitreous.vit import ViTConfig
 
 
@@ -49,8 +49,41 @@ def test_a_step_moves_every_parameter_and_a_zero_rate_none(name: str) -> None:
     assert step(1.0) == [n for n, _ in model.named_parameters()]
 
 
+def test_each_layer_learns_slower_than_the_one_after_it() -> None:
+    model = build_model(ViTConfig(depth=2, image_size=8, width=16, heads=2))
+    named = dict(model.named_parameters())
+    shares = layer_shares(model, 0.5)
+    expected = {"head.weight": 1, "norm.bias": 1, "blocks.1.attn.qkv.weight": 0.5, "blocks.0.norm1.weight": 0.25}
+    expected |= {"cls_token": 0.125, "pos_embed": 0.125, "patch_embed.proj.weight": 0.125}
+    assert {name: shares[named[name]] for name in expected} == expected
+    for name in ("muon", "adamw"):
+        config = OptimConfig(name=name, layer_decay=0.5)
+        groups = [group for optimizer in build_optimizers(model, config) for group in optimizer.param_groups]
+        rates = {id(p): group["peak_lr"] for group in groups for p in group["params"]}
+        peak = config.muon_lr if name == "muon" else config.lr
+        assert rates[id(named["blocks.0.mlp.fc1.weight"])] == 0.25 * peak
+        assert rates[id(named["head.weight"])] == config.lr
+        assert len(rates) == len(named)
+
+
+def test_a_frozen_model_has_its_head_to_learn_alone() -> None:
+    model = build_model(ViTConfig(depth=1, image_size=8, width=16, heads=2))
+    freeze(model)
+    (optimizer,) = build_optimizers(model, OptimConfig())
+    learning = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert learning == {id(p) for p in model.head.parameters()}
+
+
 @pytest.mark.parametrize(
-    "values", [{"name": "sgd"}, {"lr": 0.0}, {"muon_lr": float("nan")}, {"weight_decay": -1.0}, {"warmup": 1.0}]
+    "values",
+    [
+        {"name": "sgd"},
+        {"lr": 0.0},
+        {"muon_lr": float("nan")},
+        {"weight_decay": -1.0},
+        {"warmup": 1.0},
+        {"layer_decay": 0.0},
+    ],
 )
 def test_impossible_rules_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(values)) if "name" not in values else "unknown optimiser"):

@@ -65,7 +65,7 @@ def test_the_conv_stem_gives_the_same_grid_as_the_patch_embedding(patch: int) ->
 @pytest.mark.parametrize(("width", "heads"), [(32, 4), (24, 1), (64, 64)])
 def test_a_block_is_torchs_pre_norm_encoder_layer(width: int, heads: int) -> None:
     torch.manual_seed(0)
-    block = Block(width, heads, mlp_ratio=4).eval()
+    block = Block(ViTConfig(width=width, heads=heads)).eval()
     theirs = nn.TransformerEncoderLayer(
         width, heads, 4 * width, dropout=0, activation="gelu", layer_norm_eps=1e-6, batch_first=True, norm_first=True
     ).eval()
@@ -88,11 +88,14 @@ def test_a_block_is_torchs_pre_norm_encoder_layer(width: int, heads: int) -> Non
 @pytest.mark.filterwarnings("ignore")  # timm's dependencies warn on import
 @pytest.mark.parametrize("registers", [0, 4])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_model_is_timms_with_the_same_state_dict(registers: int, channels: int) -> None:
+@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "layer-scale"])
+def test_the_model_is_timms_with_the_same_state_dict(registers: int, channels: int, scaled: bool) -> None:
     from timm.models.vision_transformer import VisionTransformer
 
     torch.manual_seed(0)
-    config = ViTConfig(channels=channels, classes=7, width=96, depth=3, heads=3, registers=registers)
+    config = ViTConfig(
+        channels=channels, classes=7, width=96, depth=3, heads=3, registers=registers, layer_scale=scaled
+    )
     ours = ViT(config).eval()
     theirs = VisionTransformer(
         img_size=32,
@@ -103,6 +106,7 @@ def test_the_model_is_timms_with_the_same_state_dict(registers: int, channels: i
         depth=3,
         num_heads=3,
         reg_tokens=registers,
+        init_values=1e-5 if scaled else None,
     ).eval()
     for parameter in theirs.parameters():
         nn.init.normal_(parameter, std=0.1)

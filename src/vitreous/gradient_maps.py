@@ -132,8 +132,8 @@ def _backwards(vit: ViT, images: Tensor, target: Tensor) -> Iterator[_Layer]:
             x = x.detach().requires_grad_()
             h = block.norm1(x)
             attended = block.attn(h, place)
-            y = x + attended
-            slope, by_attended = torch.autograd.grad(y + block.mlp(block.norm2(y)), (x, attended), slope)
+            left = block.think(x + block.ls1(attended))
+            slope, by_attended = torch.autograd.grad(left, (x, attended), slope)
         attention = block.attn
         mixed = (by_attended.to(attention.proj.weight.dtype) @ attention.proj.weight).unflatten(
             -1, (attention.heads, -1)

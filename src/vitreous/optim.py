@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,6 +24,11 @@ class OptimConfig:
     """Decoupled, on matrices only."""
     warmup: float = 0.05
     """Share of the whole run over which the rate rises from zero."""
+    layer_decay: float = 1.0
+    """The rate of each layer as a share of the one after it, for weights that have learned before; the head has the
+    whole rate, and 1 gives it to all."""
+    freeze: bool = False
+    """Whether the head alone learns."""
 
     def __post_init__(self) -> None:
         if self.name not in ("muon", "adamw"):
@@ -32,6 +38,8 @@ class OptimConfig:
                 raise ValueError(f"{field} is {getattr(self, field)}: a learning rate must be a number above 0")
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay is {self.weight_decay}: it must be 0 or more")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}: it is a share, from above 0 to 1")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is {self.warmup}: it is a share of the run, from 0 to below 1")
 
@@ -61,26 +69,45 @@ def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     return groups
 
 
+def freeze(model: nn.Module) -> None:
+    """Leaves nothing to learn but the head."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("head."))
+
+
+def layer_shares(model: nn.Module, decay: float) -> dict[nn.Parameter, float]:
+    """Each parameter's share of the rate: 1 for the head and the last norm, ``decay`` of it for each layer before."""
+    names = dict(model.named_parameters())
+    blocks = {name: int(name.split(".")[1]) for name in names if name.startswith("blocks.")}
+    depth = 1 + max(blocks.values(), default=-1)
+    before = {name: depth - block for name, block in blocks.items()}  # how many layers lie between it and the head
+    last = {name: 0 for name in names if name.startswith(("head.", "norm."))}
+    return {parameter: decay ** (before | last).get(name, depth + 1) for name, parameter in names.items()}
+
+
 def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
     """The optimisers of a run. Every group remembers its peak rate as ``peak_lr``, for :func:`set_lr`."""
-    groups = parameter_groups(model)
-    adamw = [
-        {"params": groups["decayed"], "weight_decay": config.weight_decay},
-        {"params": groups["plain"], "weight_decay": 0.0},
-    ]
+    groups, shares = parameter_groups(model), layer_shares(model, config.layer_decay)
+
+    def by_rate(group: str, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        rates: dict[float, list[nn.Parameter]] = {}
+        for parameter in groups[group]:
+            rates.setdefault(lr * shares[parameter], []).append(parameter)
+        return [{"params": some, "lr": rate, "weight_decay": weight_decay} for rate, some in rates.items()]
+
+    adamw = by_rate("decayed", config.lr, config.weight_decay) + by_rate("plain", config.lr, 0.0)
     optimizers: list[Optimizer] = []
     if config.name == "adamw":
-        adamw.append({"params": groups["matrices"], "weight_decay": config.weight_decay})
+        adamw += by_rate("matrices", config.lr, config.weight_decay)
     elif groups["matrices"]:
         muon = torch.optim.Muon(
-            groups["matrices"],
+            by_rate("matrices", config.muon_lr, config.weight_decay),
             lr=config.muon_lr,
             weight_decay=config.weight_decay,
             momentum=0.95,
             adjust_lr_fn="match_rms_adamw",
         )
         optimizers.append(muon)
-    adamw = [group for group in adamw if group["params"]]
     optimizers.insert(0, torch.optim.AdamW(adamw, lr=config.lr, betas=(0.9, 0.95), fused=True))
     for optimizer in optimizers:
         for group in optimizer.param_groups:

@@ -122,20 +122,38 @@ class MLP(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
+class LayerScale(nn.Module):
+    """What a layer adds, times a learned number for each of its D outputs (Touvron et al. 2021, CaiT)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), 1e-5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        return x * self.gamma
+
+
 class Block(nn.Module):
     """A pre-norm transformer block: tokens exchange (attention), then each thinks alone (MLP)."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float, placed: bool = False) -> None:
+    def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = Attention(width, heads, placed)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = MLP(width, int(width * mlp_ratio))
+        width, eps = config.width, config.norm_eps
+        self.norm1 = nn.LayerNorm(width, eps)
+        self.attn = Attention(width, config.heads, KINDS[config.positions].placed)
+        self.ls1 = LayerScale(width) if config.layer_scale else nn.Identity()
+        self.norm2 = nn.LayerNorm(width, eps)
+        self.mlp = MLP(width, int(width * config.mlp_ratio))
+        self.ls2 = LayerScale(width) if config.layer_scale else nn.Identity()
 
     def forward(self, x: Tensor, place: Place | Packed | None = None) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
-        x = x + self.attn(self.norm1(x), place)
-        return x + self.mlp(self.norm2(x))
+        return self.think(x + self.ls1(self.attn(self.norm1(x), place)))
+
+    def think(self, x: Tensor) -> Tensor:
+        """The block's second half, in which no token sees another: (B, N, D) -> (B, N, D)."""
+        return x + self.ls2(self.mlp(self.norm2(x)))
 
 
 @dataclass(frozen=True)
@@ -161,6 +179,10 @@ class ViTConfig:
     """Extra tokens without a patch (Darcet et al. 2023)."""
     positions: str = "learned"
     """A row of positions.KINDS: ``learned``, ``sincos``, ``rope``, ``alibi`` or ``none``."""
+    layer_scale: bool = False
+    """Whether what a layer adds is scaled by learned numbers, as DINOv2's weights need it."""
+    norm_eps: float = 1e-6
+    """What normalisation adds to the variance; weights of Hugging Face's ViT need 1e-12."""
     family: str = "vit"
     """What the JSON form calls this kind of model (models.py)."""
 
@@ -170,8 +192,9 @@ class ViTConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if self.registers < 0:
             raise ValueError(f"registers is {self.registers}: it must be 0 or more")
-        if self.mlp_ratio <= 0:
-            raise ValueError(f"mlp_ratio is {self.mlp_ratio}: it must be above 0")
+        for name in ("mlp_ratio", "norm_eps"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
         if self.image_size % self.patch_size:
             fits = [p for p in range(1, self.image_size + 1) if self.image_size % p == 0]
             raise ValueError(
@@ -242,9 +265,8 @@ class ViT(nn.Module):
         self.positions = KINDS[config.positions]
         table = self.positions.table(config.grid, config.width, config.special)
         self.pos_embed = None if table is None else nn.Parameter(table)
-        block = (config.width, config.heads, config.mlp_ratio, self.positions.placed)
-        self.blocks = nn.ModuleList(Block(*block) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, config.norm_eps)
         self.head = nn.Linear(config.width, config.classes)
         self.apply(_initialise)
         for token in (self.cls_token, self.reg_token):
