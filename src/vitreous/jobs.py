@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vitreous.config import DataConfig, RunConfig, override
 from vitreous.data import DataSet, load
+from vitreous.forecast import Forecast, forecast
 from vitreous.recipes import Wish, plan
 from vitreous.runs import read_config
 from vitreous.train import Result, Watch, train
@@ -36,7 +37,24 @@ def train_on(
     if not given. Raises ValueError for what the user can mend, before training where that is possible.
     """
     started = time.monotonic() if started is None else started
-    changes = changes or {}
+    config, data, notes = _planned(wish, changes or {}, data_root)
+    return train(config, out, data, watch=watch, started=started, notes=notes)
+
+
+def plan_on(
+    wish: Wish,
+    *,
+    changes: Mapping[str, str] | None = None,
+    data_root: Path | None = None,
+    started: float | None = None,
+) -> tuple[RunConfig, list[str], Forecast]:
+    """What :func:`train_on` would do, without training: the config, the reasons for it, and what is to be expected."""
+    started = time.monotonic() if started is None else started
+    config, data, notes = _planned(wish, changes or {}, data_root)
+    return config, notes, forecast(config, data, started)
+
+
+def _planned(wish: Wish, changes: Mapping[str, str], data_root: Path | None) -> tuple[RunConfig, DataSet, list[str]]:
     limits = RunConfig(budget=wish.budget, epochs=wish.epochs, steps=wish.steps)  # refused before pictures are read
     held_out = override(limits, {path: text for path, text in changes.items() if path.startswith("data.")}).data
     side = _whole("model.image_size", changes["model.image_size"]) if "model.image_size" in changes else None
@@ -47,8 +65,7 @@ def train_on(
     config, reasons = plan(replace(wish, val_fraction=held_out.val_fraction), data)
     config = override(config, dict(changes))
     asked = [f"as asked: {path}={text}" for path, text in changes.items()]
-    notes = [*_notes(data), *reasons, *asked]
-    return train(config, out, data, watch=watch, started=started, notes=notes)
+    return config, data, [*_notes(data), *reasons, *asked]
 
 
 def resume(

@@ -149,9 +149,12 @@ class Run:
         self.step, self.clock.begun = facts["step"], facts["begun"]
         self.clock.started -= facts["elapsed"]
 
-    def advance(self, progress: float) -> float:
-        """One step of training; returns its loss. Raises Diverged before the update where that is no number."""
-        self.side = self.batches.side(self.step, progress)
+    def advance(self, progress: float, side: int | None = None) -> float:
+        """One step of training; returns its loss. Raises Diverged before the update where that is no number.
+
+        ``side`` in pixels is that of the run's progress if not given.
+        """
+        self.side = side or self.batches.side(self.step, progress)
         inputs, targets = self.batches.at(self.step, self.side, self.plan.device)
         factor = lr_at(progress, self.config.optim)
         set_lr(self.optimizers, factor)
@@ -215,7 +218,7 @@ def train(
         run.restore()
         journal.forget_after(run.step)
     classifier = run.classifier(data.name)
-    clock.reserve = reserve = _final_seconds(classifier, run.validation)
+    clock.reserve = reserve = final_seconds(classifier, run.validation)
     glance = run.validation.select(_glance(len(run.validation), clock, config.evaluations))
     if not resume:
         clock.begun = clock.elapsed()
@@ -355,7 +358,7 @@ def check(config: RunConfig, data: DataSet) -> tuple[Images, Images]:
     return images, validation
 
 
-def _final_seconds(classifier: Classifier, validation: Images) -> float:
+def final_seconds(classifier: Classifier, validation: Images) -> float:
     """How long the last evaluation and saving will take, from a timed part of the former."""
     part = validation.pixels[:250]
     seconds = []

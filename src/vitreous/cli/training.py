@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +47,9 @@ def train(
         typer.Option("--set", metavar="FIELD=VALUE", help="Change any setting, such as optim.lr=0.01; repeatable."),
     ] = None,
     again: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out where it stopped.")] = False,
+    only_plan: Annotated[
+        bool, typer.Option("--plan", help="Print what would be done and what to expect of it, and do not train.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a classifier on DATA within a budget of time."""
@@ -53,7 +57,31 @@ def train(
     from vitreous.recipes import Wish
 
     changes = settings(change or [])
+    if only_plan and again:
+        raise ValueError("--plan and --resume do not go together: the run in --out has its plan already")
     folder = out or (latest if again else fresh)(Path("runs"), slug(source))
+    if not again:
+        limit = seconds(budget) if budget is not None else None
+        if budget is None and epochs is None and steps is None:
+            limit = DEFAULT_BUDGET
+        wish = Wish(
+            source,
+            limit,
+            epochs,
+            steps,
+            size,
+            stem,
+            seed=seed or 0,
+            device=device or "auto",
+            model=model,
+            any_size=any_size,
+        )
+    if only_plan:
+        config, notes, expected = jobs.plan_on(wish, changes=changes, data_root=data_root, started=STARTED)
+        console.say("\n".join(f"  {sentence}" for sentence in [*notes, *expected.sentences()]))
+        if as_json:
+            emit({"config": asdict(config), "notes": notes, "forecast": expected.to_json()})
+        return
     with console.TrainingDisplay() as display:
         if again:
             given = {
@@ -70,21 +98,6 @@ def train(
             refuse_changes([f"--{name}" for name, value in given.items() if value is not None], changes)
             result = jobs.resume(folder, source, data_root=data_root, watch=display, started=STARTED)
         else:
-            limit = seconds(budget) if budget is not None else None
-            if budget is None and epochs is None and steps is None:
-                limit = DEFAULT_BUDGET
-            wish = Wish(
-                source,
-                limit,
-                epochs,
-                steps,
-                size,
-                stem,
-                seed=seed or 0,
-                device=device or "auto",
-                model=model,
-                any_size=any_size,
-            )
             result = jobs.train_on(wish, folder, changes=changes, data_root=data_root, watch=display, started=STARTED)
     console.trained(result, source)
     if as_json:
