@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vitreous import checkpoint
+from vitreous import checkpoint, sealed
 from vitreous.models import build_model
 from vitreous.optim import OptimConfig, build_optimizers
 from vitreous.vit import ViTConfig
@@ -59,11 +59,34 @@ def test_only_the_newest_are_kept_and_none_is_overwritten(tmp_path: Path) -> Non
     assert (tmp_path / "checkpoints/step-00000010/manifest.json").stat().st_mtime_ns == before
 
 
+def test_the_best_on_validation_pictures_stays(tmp_path: Path) -> None:
+    tensors, plain = checkpoint.pack(*trained())
+    for step, accuracy in ((1, 0.5), (2, 0.9), (3, 0.7), (4, None), (5, 0.8), (6, None)):
+        checkpoint.save(tmp_path, step, tensors, {"optimizers": plain, "accuracy": accuracy})
+    assert [path.name[-1] for path in checkpoint.found(tmp_path)] == ["2", "5", "6"]
+
+
+def test_a_damaged_checkpoint_of_the_same_step_is_written_anew(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1)
+    (folder / "state.json").write_text("{}")
+    save(tmp_path, 1)
+    assert checkpoint.latest(tmp_path)[1]["step"] == 1  # type: ignore[index]
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_damaged_checkpoints_after_a_step_are_set_aside(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+    checkpoint.set_aside(tmp_path, 1)
+    assert [path.name for path in checkpoint.found(tmp_path)] == ["step-00000001"]
+    assert (tmp_path / "checkpoints/step-00000002.damaged/state.json").is_file()
+
+
 def test_any_flipped_bit_or_cut_is_found_and_the_one_before_is_used(tmp_path: Path) -> None:
     save(tmp_path, 1)
     newest = save(tmp_path, 2)
     draw = random.Random(0)
-    for name in ("tensors.safetensors", "state.json"):
+    for name in ("tensors.safetensors", "state.json", "manifest.json"):
         path = newest / name
         whole = path.read_bytes()
         for attempt in range(20):
@@ -88,7 +111,7 @@ def test_a_failed_save_leaves_nothing_and_hurts_nothing(tmp_path: Path, monkeypa
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "sync", full)
+    monkeypatch.setattr(sealed, "sync", full)
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path, 2)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
@@ -101,10 +124,12 @@ def test_a_half_written_folder_is_no_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.latest(tmp_path) is None
 
 
-def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_newer_format_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors, plain = checkpoint.pack(*trained())
-    checkpoint.write_folder(tmp_path / "checkpoints/step-00000001", tensors, {"format": 99, "optimizers": plain})
-    with pytest.raises(ValueError, match="format 99"):
+    monkeypatch.setattr(checkpoint, "FORMAT", 99)
+    checkpoint.save(tmp_path, 1, tensors, {"optimizers": plain})
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"format 99, written by vitreous .*up to format 1: upgrade"):
         checkpoint.latest(tmp_path)
 
 
@@ -117,8 +142,7 @@ def test_a_pickle_in_place_of_weights_is_never_executed(tmp_path: Path) -> None:
 
     folder = save(tmp_path, 1)
     (folder / "tensors.safetensors").write_bytes(pickle.dumps(Trap()))
-    manifest = {name: checkpoint._fingerprint(folder / name) for name in ("tensors.safetensors", "state.json")}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    sealed._seal(folder, checkpoint.FORMAT)
     with pytest.warns(UserWarning, match="damaged"):
         assert checkpoint.latest(tmp_path) is None
     assert not canary.exists()

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from vitreous import sealed
 from vitreous.classifier import Classifier, normalise
 from vitreous.models import build_model
 from vitreous.vit import ViTConfig
@@ -40,7 +41,8 @@ def test_saving_and_loading_keeps_everything(classifier: Classifier, tmp_path: P
     assert not loaded.model.training
     through_run = Classifier.load(tmp_path)  # a run folder holds it as classifier/
     assert torch.equal(through_run.logits(pictures(5)), loaded.logits(pictures(5)))
-    assert {p.name for p in (tmp_path / "classifier").iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    names = {path.name for path in (tmp_path / "classifier").iterdir()}
+    assert names == {"config.json", "model.safetensors", "README.md", "manifest.json"}
 
 
 def test_one_picture_alone_and_in_a_batch_give_the_same_scores(classifier: Classifier) -> None:
@@ -89,6 +91,7 @@ def test_what_is_no_classifier_is_refused(classifier: Classifier, tmp_path: Path
         Classifier.load(tmp_path)
     folder = classifier.save(tmp_path / "classifier")
     config = json.loads((folder / "config.json").read_text())
+    (folder / "manifest.json").unlink()  # as the message about edited files says
 
     def rewritten(**changes: object) -> None:
         (folder / "config.json").write_text(json.dumps({**config, **changes}))
@@ -119,14 +122,37 @@ def test_a_pickle_in_place_of_weights_is_never_executed(classifier: Classifier, 
 
     folder = classifier.save(tmp_path / "classifier")
     (folder / "model.safetensors").write_bytes(pickle.dumps(Trap()))
+    sealed._seal(folder, 1)  # its hashes are no protection against whoever wrote it
     with pytest.raises(ValueError, match="cannot load"):
         Classifier.load(folder)
     assert not canary.exists()
 
 
+def test_a_flipped_bit_is_found_and_the_cure_named(classifier: Classifier, tmp_path: Path) -> None:
+    folder = classifier.save(tmp_path / "classifier")
+    for name in ("config.json", "model.safetensors", "manifest.json"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+        with pytest.raises(ValueError, match=rf"was changed after it was written \({name} .*--resume --out RUN"):
+            Classifier.load(folder)
+        (folder / name).write_bytes(whole)
+    (folder / "README.md").write_text("a better card")
+    Classifier.load(folder)
+
+
+def test_a_kill_between_two_renames_leaves_the_classifier_of_before(classifier: Classifier, tmp_path: Path) -> None:
+    folder = classifier.save(tmp_path / "run" / "classifier")
+    folder.rename(folder.with_name("classifier.previous"))
+    for path in (tmp_path / "run", folder):
+        assert torch.equal(Classifier.load(path).logits(pictures(2)), classifier.logits(pictures(2)))
+    classifier.save(folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["classifier"]
+
+
 def test_a_weight_too_many_is_named(classifier: Classifier, tmp_path: Path) -> None:
     folder = classifier.save(tmp_path / "classifier")
     weights = load_file(folder / "model.safetensors")
+    (folder / "manifest.json").unlink()
     save_file({**weights, "extra": torch.zeros(1)}, folder / "model.safetensors")
     with pytest.raises(ValueError, match="unknown extra"):
         Classifier.load(folder)

@@ -1,18 +1,14 @@
 """The full state of a run as folders that are written once, checked by SHA-256, and never overwritten.
 
-A checkpoint is ``checkpoints/step-<n>/``: ``tensors.safetensors``, ``state.json`` and ``manifest.json`` with the size
-and hash of both. It is written under another name, synced, and renamed, so a folder with the right name is whole.
+A checkpoint is ``checkpoints/step-<n>/``: ``tensors.safetensors``, ``state.json`` and a manifest (sealed.py).
 Loading runs no code: tensors come from safetensors, everything else from JSON.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,83 +18,96 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vitreous import sealed
+
 FORMAT = 1
+KEEP = 2
+"""Checkpoints that stay: so many of the newest, and the one that did best on validation pictures."""
+TENSORS, STATE = "tensors.safetensors", "state.json"
 
 
-def save(run: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = 2) -> Path:
-    """Writes ``checkpoints/step-<step>`` and removes all but the newest ``keep``. Returns the folder.
+def save(run: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = KEEP) -> Path:
+    """Writes ``checkpoints/step-<step>`` and removes those that need not stay. Returns the folder.
 
-    A checkpoint of that step that is already there is left as it is. Raises OSError (a full disk, say) with nothing
-    temporary left behind and every earlier checkpoint untouched.
+    Those that stay are the newest ``keep`` and the one whose state has the highest ``accuracy``. A whole checkpoint of
+    that step that is already there is left as it is. Raises OSError (a full disk, say) with nothing temporary left
+    behind and every earlier checkpoint untouched.
     """
-    parent = run / "checkpoints"
-    target = parent / f"step-{step:08d}"
-    if target.exists():
+    target = run / "checkpoints" / f"step-{step:08d}"
+    if target.exists() and not _problem(target):
         return target
-    parent.mkdir(parents=True, exist_ok=True)
-    write_folder(target, tensors, {"format": FORMAT, "step": step, **state})
-    for old in found(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    with sealed.writing(target, FORMAT) as partial:
+        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, partial / TENSORS)
+        (partial / STATE).write_text(json.dumps({"step": step, **state}, indent=1))
+    _tidy(run, keep)
     return target
 
 
-def latest(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def latest(
+    run: Path, say: Callable[[str], None] = lambda sentence: warnings.warn(sentence, stacklevel=3)
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Tensors and state of the newest checkpoint that is whole; None where there is none.
 
-    A damaged one is passed over with a warning that names it. Raises ValueError for one of a newer format.
+    ``say`` is told of a damaged one, which is passed over. Raises ValueError for one of a newer format.
     """
     for folder in reversed(found(run)):
         try:
             return read_folder(folder)
-        except (OSError, CorruptCheckpoint) as problem:
-            warnings.warn(f"{folder} is damaged ({problem}); trying the one before", stacklevel=2)
+        except (OSError, sealed.Damaged) as problem:
+            say(f"{folder} is damaged ({problem}); trying the one before")
     return None
 
 
 def found(run: Path) -> list[Path]:
     """The checkpoint folders of a run, oldest first."""
-    return sorted(path for path in (run / "checkpoints").glob("step-*") if path.suffix != ".partial")
+    return sorted(path for path in (run / "checkpoints").glob("step-*") if not path.suffix)
 
 
-class CorruptCheckpoint(Exception):
-    """A file of a checkpoint is not what its manifest says."""
-
-
-def write_folder(target: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """A folder of tensors and JSON that appears under its name only when it is whole and on the disk."""
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, partial / TENSORS)
-        (partial / STATE).write_text(json.dumps(state, indent=1))
-        manifest = {name: _fingerprint(partial / name) for name in (TENSORS, STATE)}
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        for path in [*partial.iterdir(), partial]:
-            sync(path)
-        os.replace(partial, target)
-        sync(target.parent)
-    except BaseException as problem:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(problem, SafetensorError):  # how safetensors reports a full disk
-            raise OSError(f"could not write {target}: {problem}") from problem
-        raise
+def set_aside(run: Path, step: int) -> None:
+    """Renames the checkpoints after ``step``, which are damaged if a run goes on from there, out of the way."""
+    for folder in found(run):
+        if folder.name > f"step-{step:08d}":
+            sealed.discard(folder.with_name(folder.name + sealed.DAMAGED))
+            folder.rename(folder.with_name(folder.name + sealed.DAMAGED))
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The inverse of :func:`write_folder`. Raises CorruptCheckpoint where size, hash or form is wrong."""
+    """Tensors and state of one checkpoint. Raises sealed.Damaged where size, hash or form is wrong, sealed.Newer."""
+    sealed.check(folder, FORMAT)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        for name in (TENSORS, STATE):
-            if _fingerprint(folder / name) != manifest[name]:
-                raise CorruptCheckpoint(f"{name} does not match its SHA-256")
-        state = json.loads((folder / STATE).read_text())
-        tensors = load_file(folder / TENSORS)
-    except (KeyError, TypeError, ValueError, SafetensorError) as problem:
-        raise CorruptCheckpoint(str(problem)) from problem
-    if state["format"] > FORMAT:
-        raise ValueError(f"{folder} has format {state['format']}; this version reads up to {FORMAT}: upgrade vitreous")
-    return tensors, state
+        state = json.loads((folder / STATE).read_bytes())
+        return load_file(folder / TENSORS), state
+    except (TypeError, ValueError, RecursionError, SafetensorError) as problem:
+        raise sealed.Damaged(str(problem)) from problem
+
+
+def _problem(folder: Path) -> str | None:
+    """Why a checkpoint is not whole, if it is not."""
+    try:
+        sealed.check(folder, FORMAT)
+    except (OSError, sealed.Damaged) as problem:
+        return str(problem)
+    return None
+
+
+def _tidy(run: Path, keep: int) -> None:
+    """Removes checkpoints that need not stay, and what a killed process left half written."""
+    whole = found(run)
+    best = max(whole, key=lambda folder: (_accuracy(folder), folder.name))  # the newest where nothing was measured
+    for folder in whole[:-keep]:
+        if folder != best:
+            sealed.discard(folder)
+    for left in (run / "checkpoints").glob(f"*{sealed.PARTIAL}"):
+        sealed.discard(left)
+
+
+def _accuracy(folder: Path) -> float:
+    """Of a checkpoint on validation pictures, -1 where it was not measured."""
+    try:
+        measured = json.loads((folder / STATE).read_bytes()).get("accuracy")
+    except (OSError, ValueError):
+        return -1.0
+    return -1.0 if measured is None else float(measured)
 
 
 def pack(model: nn.Module, optimizers: list[Optimizer]) -> tuple[dict[str, Tensor], list[Any]]:
@@ -150,23 +159,3 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise ValueError(f"these weights belong to another architecture: {shown}")
     model.load_state_dict(dict(tensors))
-
-
-def sync(path: Path) -> None:
-    """Waits until a file or folder is on the disk, where the system can tell."""
-    if os.name == "nt" and path.is_dir():
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}

@@ -1,14 +1,14 @@
 """A trained model with all that is needed to use it: weights, class names, picture size, mean and standard deviation.
 
-A classifier is one folder (``config.json``, ``model.safetensors``, ``README.md``), and predicting, evaluating, drawing
-heatmaps and exporting take only that, so preprocessing cannot differ between them. Loading runs no code from it.
+A classifier is one folder (``config.json``, ``model.safetensors``, ``README.md``, and a manifest with their hashes),
+and predicting, evaluating, drawing heatmaps and exporting take only that, so preprocessing cannot differ between them.
+Loading runs no code from it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vitreous.checkpoint import load_weights, sync
+from vitreous import sealed
+from vitreous.checkpoint import load_weights
 from vitreous.config import model_config
 from vitreous.data import decode, fit
 from vitreous.models import ModelConfig, build_model, describe
@@ -112,46 +113,35 @@ class Classifier:
     def save(self, folder: str | Path) -> Path:
         """Writes the classifier folder, whole or not at all; an earlier one of that name is replaced."""
         target = Path(folder)
-        partial = target.with_name(target.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
-            weights = {name: tensor.detach().contiguous().cpu() for name, tensor in self.model.state_dict().items()}
+        description = {
+            "format": FORMAT,
+            "model": dataclasses.asdict(self.config),
+            "classes": list(self.classes),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "provenance": self.provenance,
+        }
+        weights = {name: tensor.detach().contiguous().cpu() for name, tensor in self.model.state_dict().items()}
+        with sealed.writing(target, FORMAT) as partial:
             save_file(weights, partial / "model.safetensors")
-            description = {
-                "format": FORMAT,
-                "model": dataclasses.asdict(self.config),
-                "classes": list(self.classes),
-                "mean": list(self.mean),
-                "std": list(self.std),
-                "provenance": self.provenance,
-            }
             (partial / "config.json").write_text(json.dumps(description, indent=2, ensure_ascii=False))
             (partial / "README.md").write_text(self._card())
-            for path in [*partial.iterdir(), partial]:
-                sync(path)
-        except BaseException as problem:
-            shutil.rmtree(partial, ignore_errors=True)
-            if isinstance(problem, SafetensorError):  # how safetensors reports a full disk
-                raise OSError(f"could not write {target}: {problem}") from problem
-            raise
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
         return target
 
     @classmethod
     def load(cls, path: str | Path) -> Classifier:
         """Reads a classifier folder, or the classifier of a run folder.
 
-        Raises FileNotFoundError where there is none, ValueError where its files do not fit together.
+        Raises FileNotFoundError where there is none, ValueError where its files do not fit together or were changed
+        since they were written; a folder without a manifest is taken at its word.
         """
-        folder = Path(path)
-        if (folder / "classifier").is_dir():
-            folder = folder / "classifier"
+        folder = classifier_folder(path)
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{path} is no classifier and no finished run: it has no {name}")
         try:
+            if (folder / sealed.MANIFEST).exists():
+                sealed.check(folder, FORMAT)
             values = json.loads((folder / "config.json").read_text())
             version = values["format"]
             if version > FORMAT:
@@ -167,9 +157,14 @@ class Classifier:
                 std=tuple(values["std"]),
                 provenance=values.get("provenance", {}),
             )
+        except sealed.Damaged as problem:
+            raise ValueError(
+                f"{folder} was changed after it was written ({problem}): make it anew from the run's checkpoint with "
+                f"vitreous train --resume --out RUN, or, if you edited it, remove its {sealed.MANIFEST}"
+            ) from None
         except KeyError as problem:
             raise ValueError(f"{folder / 'config.json'} has no {problem}: is it a classifier of vitreous?") from None
-        except (TypeError, ValueError, SafetensorError) as problem:
+        except (AttributeError, TypeError, ValueError, RecursionError, SafetensorError) as problem:
             raise ValueError(f"cannot load {folder}: {problem}") from None
 
     def _card(self) -> str:
@@ -195,6 +190,13 @@ class Classifier:
                 "",
             ]
         )
+
+
+def classifier_folder(path: str | Path) -> Path:
+    """The classifier folder that ``path`` is or, as a run folder, holds; it need not be there."""
+    folder = Path(path)
+    inside = sealed.standing(folder / "classifier")
+    return inside if inside.is_dir() else sealed.standing(folder)
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vitreous.classifier import Classifier
+from vitreous.classifier import Classifier, classifier_folder
 from vitreous.data import Images, load
 from vitreous.pictures import FAINT, INK, blank, save, shorten
 from vitreous.runs import read_config
@@ -199,7 +199,7 @@ def run_images(run: Path, split: str, data_root: Path | None = None) -> tuple[Cl
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: it is one of {', '.join(SPLITS)}")
-    if not (run / "classifier").is_dir():
+    if classifier_folder(run) == run:
         raise FileNotFoundError(f"{run} is no run folder with a classifier/ in it: give the folder that train made")
     config = read_config(run).data
     classifier = Classifier.load(run)
@@ -252,7 +252,7 @@ def _stored(path: Path, weights: str) -> Evaluation:
 
 def weights_name(run: Path) -> str:
     """Names the weights of a run's classifier; empty where there are none, which loading then reports."""
-    path = run / "classifier" / "model.safetensors"
+    path = classifier_folder(run) / "model.safetensors"
     return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
 
 
