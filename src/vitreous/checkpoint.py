@@ -147,15 +147,24 @@ def unpack(tensors: Mapping[str, Tensor], plain: list[Any], model: nn.Module, op
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copies weights into a model. Raises ValueError that lists names and shapes where they do not fit."""
+    problems = differences(model, tensors)
+    if problems:
+        raise ValueError(f"these weights belong to another architecture: {listed(problems)}")
+    model.load_state_dict(dict(tensors))
+
+
+def differences(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """What keeps weights from fitting a model: names that are missing or unknown, and other shapes."""
     own = model.state_dict()
     problems = [f"missing {name}" for name in own if name not in tensors]
     problems += [f"unknown {name}" for name in tensors if name not in own]
-    problems += [
+    return problems + [
         f"{name} has shape {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
         for name in own
         if name in tensors and own[name].shape != tensors[name].shape
     ]
-    if problems:
-        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise ValueError(f"these weights belong to another architecture: {shown}")
-    model.load_state_dict(dict(tensors))
+
+
+def listed(problems: list[str]) -> str:
+    """The first five, and how many more there are."""
+    return "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
