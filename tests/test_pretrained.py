@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vitreous import checkpoint, pretrained
+from vitreous import checkpoint, pretrained, sealed
 from vitreous.classifier import Classifier
 from vitreous.cnn import CNNConfig
 from vitreous.models import build_model
@@ -447,23 +447,26 @@ def test_a_trap_in_weights_or_settings_is_never_sprung(name: str, zipped: bool, 
     assert not canary.exists()
 
 
+@pytest.mark.parametrize("manifest", [True, False])
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_trap_in_a_classifier_folder_is_never_sprung(name: str, canary: Path, tmp_path: Path) -> None:
+def test_a_trap_in_a_classifier_folder_is_never_sprung(name: str, manifest: bool, canary: Path, tmp_path: Path) -> None:
     config = ViTConfig(image_size=8, width=16, depth=1, heads=2)
     made = Classifier(build_model(config), config, tuple("abcdefghij"), (0.5,) * 3, (0.5,) * 3)
     folder = made.save(tmp_path / "classifier")
     (folder / name).write_bytes(pickle.dumps(Trap(canary)))
+    if not manifest:
+        (folder / sealed.MANIFEST).unlink()
     for load in (Classifier.load, read):
-        with pytest.raises(ValueError, match="was changed after|cannot be read as JSON"):
+        with pytest.raises(ValueError, match=r"was changed after|cannot load|cannot be read as JSON"):
             load(folder)
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("name", [checkpoint.TENSORS, checkpoint.STATE, checkpoint.MANIFEST])
+@pytest.mark.parametrize("name", [checkpoint.TENSORS, checkpoint.STATE, sealed.MANIFEST])
 def test_a_trap_in_a_checkpoint_is_never_sprung(name: str, canary: Path, tmp_path: Path) -> None:
     folder = checkpoint.save(tmp_path, 1, {"model.x": torch.zeros(1)}, {})
     (folder / name).write_bytes(pickle.dumps(Trap(canary)))
-    with pytest.raises(checkpoint.CorruptCheckpoint):
+    with pytest.raises(sealed.Damaged):
         checkpoint.read_folder(folder)
     assert not canary.exists()
 
