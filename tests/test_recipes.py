@@ -7,6 +7,8 @@ import dataclasses
 import pytest
 import torch
 
+from vitreous import recipes
+from vitreous.cost import Machine
 from vitreous.data import DataSet, Images
 from vitreous.models import build_model
 from vitreous.recipes import Wish, looks_like_characters, patch_for, plan
@@ -89,3 +91,16 @@ def test_long_runs_shift_pictures_further_than_short_ones() -> None:
     assert any("2.0 epochs" in note for note in notes)
     by_steps, _ = plan(Wish("pets", steps=1000), pictures(32))
     assert by_steps.augment.shift == long.augment.shift
+
+
+def test_a_fast_machine_and_many_pictures_get_a_larger_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = pictures(8, count=40_000)
+    for factor, size in ((1.0, "nano"), (1e4, "tiny")):
+        monkeypatch.setattr(recipes, "machine", lambda device, f=factor: Machine(2e11 * f, 3e9 * f, 2e5 * f))
+        config, notes = plan(Wish("pets", budget=60.0), many)
+        assert config.recipe == f"{size}-conv"
+        assert any("50 times" in note for note in notes)
+    few, _ = plan(Wish("pets", budget=60.0), pictures(8, count=400))
+    assert few.recipe == "nano-conv"
+    asked, _ = plan(Wish("pets", budget=60.0, size="nano"), many)
+    assert asked.recipe == "nano-conv"

@@ -8,6 +8,7 @@ for it and up to hundreds of times slower on one that emulates them.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitreous.cost import Machine
 from vitreous.vit import ATTENTION_PATHS, Attention, use_attention
 
 
@@ -92,6 +94,20 @@ def choose(model: nn.Module, size: int, channels: int, precision: str, attention
     return Plan(device, *best, note=note)
 
 
+def keep_memory() -> bool:
+    """Lets this process keep the memory of freed arrays for the next ones; whether the system has the switch (glibc).
+
+    Otherwise glibc gives every large array back to the system and asks for it again a moment later, a page at a time:
+    22,000 page faults in a training step of the nano preset, a sixth of its time (docs/results.md).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library, or Windows
+        return False
+    settings = ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, (1 << 31) - 1), (M_TOP_PAD, 64 << 20))
+    return all(mallopt(number, value) for number, value in settings)
+
+
 def bf16_pays(device: torch.device) -> bool:
     """Whether a bf16 matrix product is faster than an fp32 one; small, so that emulation costs little to find out."""
     a = torch.ones(128, 256, device=device)
@@ -105,6 +121,13 @@ def matrix_rate(device: torch.device) -> float:
     low = torch.ones(1024, 512, dtype=torch.bfloat16, device=device)
     kinds = [low, low.float()] if device.type != "cpu" or bf16_pays(device) else [low.float()]
     return max(2 * 1024 * 512 * 1024 / _fastest(lambda a=a: (a @ a.mT)[0, 0].item()) for a in kinds)  # type: ignore[misc]
+
+
+def machine(device: torch.device) -> Machine:
+    """The three rates of this machine, from a moment's measuring: what steps reach of them is in bench/scaling.py."""
+    numbers = torch.ones(1 << 20, dtype=torch.bfloat16 if bf16_pays(device) else torch.float32, device=device)
+    between = 2 * numbers.numel() / _fastest(lambda: F.gelu(numbers)[0].item(), repeats=5)
+    return Machine(PRODUCTS * matrix_rate(device), BETWEEN * between, STARTED)
 
 
 def hardware() -> dict[str, str | int]:
@@ -127,6 +150,11 @@ def hardware() -> dict[str, str | int]:
 
 
 ROUNDS = 3
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
+PRODUCTS, BETWEEN = 0.87, 0.7
+"""Shares of the rates of a medium matrix product and of GELU that a whole step reaches (bench/scaling.py)."""
+STARTED = 200_000.0
+"""Operations a second that can be started (bench/scaling.py)."""
 
 
 def _fastest(call: Callable[[], object], repeats: int = 2) -> float:

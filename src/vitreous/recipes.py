@@ -13,8 +13,9 @@ import torch
 from vitreous.augment import AugmentConfig
 from vitreous.cnn import CNN_PRESETS, CNNConfig
 from vitreous.config import DataConfig, Phase, RunConfig, nearest
+from vitreous.cost import TRAINING, Machine, step_cost
 from vitreous.data import DataSet
-from vitreous.device import matrix_rate, pick_device
+from vitreous.device import machine, pick_device
 from vitreous.models import FAMILIES, ModelConfig, build_model, count_parameters, describe
 from vitreous.vit import PRESETS, ViTConfig
 
@@ -43,9 +44,11 @@ GROWING = {"patch": ((0.5, 0.3), (0.75, 0.4), (1.0, 0.3)), "conv": ((0.75, 0.6),
 """(size in shares of the training size, share of the run) by stem: progressive resizing."""
 LONG_RUN = 10
 """Epochs from which pictures are shifted further."""
-STEP_EFFICIENCY = 0.4
-"""Share of the matrix-product rate that a training step reaches. With it 4.8 epochs were expected of five minutes of
-CIFAR-10 on two cores, and 4.1 were seen (docs/results.md)."""
+SEEN_OFTEN = 50
+"""Times that a run must see each picture before a larger model is worth its time."""
+PARAMETERS_A_PICTURE = 200
+"""Training pictures limit the model too: a larger one learns few pictures by heart. Both limits are judgement, from
+published runs (Hassani et al. 2021: 0.3 M parameters, 200 epochs, 89 %; 3.8 M, 300 epochs, 96.5 %) and not measured."""
 
 
 def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
@@ -55,14 +58,37 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
     if data.train is None:
         raise ValueError(f"{data.name} has no training pictures")
     count, channels, side = len(data.train), data.train.pixels.shape[1], data.train.pixels.shape[2]
+    classes = len(data.train.classes)
     notes = []
 
-    size = wish.size or "nano"
     family = wish.model or "vit"
-    model = model_for(family, size, wish.stem, side, channels, len(data.train.classes))
+    batch = max(2, min(LARGEST_BATCH, 2 ** int(math.log2(max(2, count / 16)))))
+    here = machine(pick_device(wish.device)) if wish.budget is not None else None
+
+    def fitted(size: str) -> tuple[ModelConfig, tuple[Phase, ...], float]:
+        """The model of a size, how its pictures grow, and how many epochs it will see."""
+        model = model_for(family, size, wish.stem, side, channels, classes)
+        phases = () if wish.any_size or side < 32 else growing(model)
+        return model, phases, expected_epochs(wish, model, count, batch, phases, here)
+
+    size = wish.size or "nano"
+    model, phases, epochs = fitted(size)
+    if wish.size is None:
+        for larger in list(PRESETS)[1:]:
+            candidate = fitted(larger)
+            if candidate[2] < SEEN_OFTEN or _parameters(candidate[0]) > PARAMETERS_A_PICTURE * count:
+                break
+            size, (model, phases, epochs) = larger, candidate
     patch = model.patch_size
     stem = model.stem if isinstance(model, ViTConfig) else None
     notes.append(f"{size}: {describe(model)}, {_parameters(model):,} parameters")
+    if wish.size is None:
+        notes.append(
+            f"{size} is the largest size that sees each of {count:,} pictures {SEEN_OFTEN} times"
+            if size != "nano"
+            else f"no larger size than nano would see each of {count:,} pictures {SEEN_OFTEN} times, "
+            f"or there are too few for it"
+        )
     if isinstance(model, ViTConfig):
         rows, columns = model.grid
         notes.append(f"patches of {patch} pixels make {rows} x {columns} tokens of a {side}-pixel picture")
@@ -70,18 +96,13 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
     flips = not looks_like_characters(data.name)
     if not flips:
         notes.append("no mirrored pictures: left and right carry meaning in characters")
-    batch = max(2, min(LARGEST_BATCH, 2 ** int(math.log2(max(2, count / 16)))))
-    phases: tuple[Phase, ...] = ()
     sizes: tuple[int, ...] = ()
     if wish.any_size:
         sizes = sizes_around(side, patch)
         notes.append(f"several picture sizes, about as long on each: {', '.join(map(str, sizes))} pixels")
-    elif side >= 32:
-        growth = GROWING[stem or "conv"]
-        phases = tuple(Phase(round(side * factor / patch) * patch, share) for factor, share in growth)
-        growing = ", ".join(f"{100 * phase.share:.0f} % on {phase.size}" for phase in phases)
-        notes.append(f"pictures grow over the run, since small ones cost less: {growing} pixels")
-    epochs = expected_epochs(wish, model, count, batch, phases)
+    elif phases:
+        steps = ", ".join(f"{100 * phase.share:.0f} % on {phase.size}" for phase in phases)
+        notes.append(f"pictures grow over the run, since small ones cost less: {steps} pixels")
     shift = 0.125 if epochs >= LONG_RUN else 0.0625
     notes.append(f"about {epochs:.1f} epochs are expected, so pictures are shifted by up to {shift:.1%} of their side")
     config = RunConfig(
@@ -128,20 +149,34 @@ def model_for(family: str, size: str, stem: str | None, side: int, channels: int
     )
 
 
-def expected_epochs(wish: Wish, model: ModelConfig, count: int, batch: int, phases: tuple[Phase, ...]) -> float:
-    """How often the run will see each picture. For a budget a rough estimate, from this machine's matrix-product rate.
+def growing(model: ModelConfig) -> tuple[Phase, ...]:
+    """Progressive resizing: small pictures first, the model's own size last."""
+    growth = GROWING[model.stem if isinstance(model, ViTConfig) else "conv"]
+    patch = model.patch_size
+    return tuple(Phase(round(model.image_size * factor / patch) * patch, share) for factor, share in growth)
 
-    Every parameter is taken to meet every token once, and a step to cost three times the way forwards.
-    """
+
+def expected_epochs(
+    wish: Wish, model: ModelConfig, count: int, batch: int, phases: tuple[Phase, ...], here: Machine | None
+) -> float:
+    """How often the run will see each picture; for a budget an estimate, from the cost of a step on this machine."""
     if wish.epochs is not None:
         return wish.epochs
     if wish.steps is not None:
         return wish.steps * batch / count
     assert wish.budget is not None
-    tokens = (model.image_size / patch_for(model.image_size)) ** 2
-    operations = 3 * 2 * _parameters(model) * tokens
-    speedup = sum(phase.share * (model.image_size / phase.size) ** 2 for phase in phases) or 1.0
-    return wish.budget * STEP_EFFICIENCY * matrix_rate(pick_device(wish.device)) * speedup / operations / count
+    assert here is not None
+    parts = [(phase.size, phase.share) for phase in phases] or [(model.image_size, 1.0)]
+    rate = sum(share * batch / _step_seconds(model, batch, size, here) for size, share in parts)
+    return wish.budget * rate / sum(share for _, share in parts) / count
+
+
+def _step_seconds(model: ModelConfig, batch: int, size: int, here: Machine) -> float:
+    """Of a CNN, roughly: as if every parameter met every 4 x 4 patch, at half the rate of the products."""
+    if isinstance(model, ViTConfig):
+        return here.seconds(step_cost(model, batch, size))
+    patches = (size / patch_for(model.image_size)) ** 2
+    return 2 * TRAINING * 2 * _parameters(model) * patches * batch / here.flops
 
 
 def sizes_around(side: int, patch: int) -> tuple[int, ...]:

@@ -28,7 +28,7 @@ from vitreous.classifier import Classifier
 from vitreous.clock import Clock, stop_signals
 from vitreous.config import RunConfig
 from vitreous.data import DataSet, Images
-from vitreous.device import Plan, choose, hardware, pick_device
+from vitreous.device import Plan, choose, hardware, keep_memory, pick_device
 from vitreous.models import build_model, count_parameters
 from vitreous.optim import build_optimizers, lr_at, set_lr
 from vitreous.pace import Pace, candidates
@@ -89,6 +89,7 @@ class Run:
     """What a run consists of while it is going on: model, optimisers, clock. Its state is what a checkpoint holds."""
 
     def __init__(self, config: RunConfig, folder: Path, data: DataSet, started: float) -> None:
+        keep_memory()
         self.config, self.folder = config, folder
         self.images, self.validation = check(config, data)
         self.batches = Batches(self.images, config)
