@@ -196,3 +196,15 @@ def test_a_compiled_step_learns_what_the_eager_one_does(tmp_path: Path, squares:
     assert losses(tmp_path / "compiled")[20] == pytest.approx(losses(tmp_path / "eager")[20], rel=1e-3)
     assert compiled.val_accuracy == pytest.approx(eager.val_accuracy, abs=0.1)
     assert not any(name.startswith("_orig_mod") for name in compiled.classifier.model.state_dict())
+
+
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path, squares: DataSet, tiny_run: RunConfig) -> None:
+    run = training.Run(tiny_run, tmp_path, squares, time.monotonic())
+    run.advance(0.5)
+    run.save()
+    with torch.no_grad():
+        next(run.model.parameters()).view(-1)[0] = float("nan")
+    run.step += 1
+    with pytest.raises(Diverged, match="nothing of it was saved"):
+        run.save()
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1

@@ -108,6 +108,7 @@ class Run:
         self.step = 0
         self.side = config.model.image_size
         """Of the pictures of the latest step, in pixels."""
+        self.loss = math.nan
 
     def classifier(self, data_name: str) -> Classifier:
         """The model that is kept, averaged where the config asks for it, sharing the weights that are being trained."""
@@ -124,6 +125,9 @@ class Run:
         return Classifier(kept, self.config.model, self.images.classes, self.batches.mean, self.batches.std, provenance)
 
     def save(self) -> None:
+        """A checkpoint of this step. Raises Diverged where a weight is no number, which only a GPU can bring so far."""
+        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+            raise self._diverged(math.nan, 1.0)
         tensors, plain = checkpoint.pack(self.model, self.optimizers)
         if self.averaged is not None:
             tensors |= {f"averaged.{name}": tensor for name, tensor in self.averaged.state_dict().items()}
@@ -151,9 +155,10 @@ class Run:
         self.clock.started -= facts["elapsed"]
 
     def advance(self, progress: float, side: int | None = None) -> float:
-        """One step of training; returns its loss. Raises Diverged before the update where that is no number.
+        """One step of training; returns its loss, on a GPU that of the last step whose loss was looked at.
 
-        ``side`` in pixels is that of the run's progress if not given.
+        Raises Diverged before the update where that is no number. ``side`` in pixels is that of the run's progress if
+        not given.
         """
         self.side = side or self.batches.side(self.step, progress)
         inputs, targets = self.batches.at(self.step, self.side, self.plan.device)
@@ -162,9 +167,10 @@ class Run:
         with self.plan.autocast():
             scores = self.forward(inputs)
         loss = F.cross_entropy(scores.float(), targets, label_smoothing=self.config.label_smoothing)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise self._diverged(value, factor)
+        if self.plan.device.type == "cpu" or self.step % LOG_STEPS == 0:  # a GPU would have to be waited for
+            self.loss = loss.item()
+            if not math.isfinite(self.loss):
+                raise self._diverged(self.loss, factor)
         loss.backward()
         for optimizer in self.optimizers:
             optimizer.step()
@@ -172,14 +178,14 @@ class Run:
         if self.averaged is not None:
             _average(self.averaged, self.model, min(self.config.ema, (1 + self.step) / (10 + self.step)))
         self.step += 1
-        return value
+        return self.loss
 
     def _diverged(self, value: float, factor: float) -> Diverged:
         ids = [self.images.ids[i] for i in self.batches.chosen(self.step)[:3].tolist()]
         optim = self.config.optim
         return Diverged(
             f"the loss became {value} at step {self.step}, with rates {optim.lr * factor:.2g} and "
-            f"{optim.muon_lr * factor:.2g} and pictures {', '.join(ids)}, ...; nothing was updated.\n"
+            f"{optim.muon_lr * factor:.2g} and pictures {', '.join(ids)}, ...; nothing of it was saved.\n"
             f"Try lower rates: --set optim.lr={optim.lr / 3:.1g} --set optim.muon_lr={optim.muon_lr / 3:.1g}"
         )
 
