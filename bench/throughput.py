@@ -1,13 +1,17 @@
-"""Training images/s of one small Vision Transformer: Vitreous beside timm, Hugging Face and vit-pytorch.
+"""Images/s of one small Vision Transformer, training and predicting: Vitreous, timm, Hugging Face and vit-pytorch.
 
-    python bench/throughput.py --peers-python DIR/bin/python > throughput.jsonl
+    python bench/throughput.py --peers-python DIR/bin/python [--shape tiny] > throughput.jsonl
 
-The shape is width 128, 4 blocks, 4 heads, MLP 4, patch 4, class token, 32 x 32 pixels, 10 classes, batch 128. A row is
+The shape is nano (width 128, 4 blocks, 4 heads) or tiny (192, 12, 3), MLP 4, patch 4, class token, 32 x 32 pixels, 10
+classes, batch 128. A row is
 a library at its default (fp32, eager) or at its best settings (bf16 autocast, torch.compile); Vitreous's default is
 what its probe picks on this machine. All rows run AdamW (fused), cross entropy, the same number of threads and the
 same made-up pictures, one after the other in every round, so that a slow minute of the machine hits all of them.
 Warming up and compiling are timed apart. The peers may live in an interpreter of their own: they run there, as a
-worker that this process tells what to do, and never at the same time as ours.
+worker that this process tells what to do, and never at the same time as ours. Peak memory is that of two training steps
+in a process of their own, above what it held before the model was made. The share of the matrix rate is the model's
+operations (forwards, and twice that backwards) a second over what a medium bf16 matrix product reaches here, measured
+in every round too.
 
 Standard output: one JSON object with the provenance, then one a row. Standard error: the same as a Markdown table.
 """
@@ -24,31 +28,33 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 BATCH, SIDE, CLASSES = 128, 32, 10
-SHAPE = {"width": 128, "depth": 4, "heads": 4, "mlp_ratio": 4, "patch": 4, "side": SIDE, "classes": CLASSES}
+SHAPES = {"nano": (128, 4, 4), "tiny": (192, 12, 3)}
+"""Width, depth, heads."""
 MODES = ("default", "best")
 ROWS = [(library, mode) for mode in MODES for library in ("vitreous", "timm", "huggingface", "vit-pytorch")]
 PACKAGES = {"vitreous": "vitreous", "timm": "timm", "huggingface": "transformers", "vit-pytorch": "vit-pytorch"}
 
 
-def vitreous_model() -> Any:
+def vitreous_model(width: int, depth: int, heads: int) -> Any:
     from vitreous.vit import ViT, ViTConfig
 
-    return ViT(ViTConfig(image_size=SIDE, patch_size=4, width=128, depth=4, heads=4, mlp_ratio=4.0, classes=CLASSES))
+    return ViT(ViTConfig(image_size=SIDE, patch_size=4, width=width, depth=depth, heads=heads, classes=CLASSES))
 
 
-def timm_model() -> Any:
+def timm_model(width: int, depth: int, heads: int) -> Any:
     import_torchvision_stub()
     from timm.models.vision_transformer import VisionTransformer
 
     return VisionTransformer(
-        img_size=SIDE, patch_size=4, embed_dim=128, depth=4, num_heads=4, mlp_ratio=4.0, num_classes=CLASSES
+        img_size=SIDE, patch_size=4, embed_dim=width, depth=depth, num_heads=heads, mlp_ratio=4.0, num_classes=CLASSES
     )
 
 
-def huggingface_model() -> Any:
+def huggingface_model(width: int, depth: int, heads: int) -> Any:
     import_torchvision_stub()
     import torch
     from transformers import ViTConfig, ViTForImageClassification
@@ -56,10 +62,10 @@ def huggingface_model() -> Any:
     config = ViTConfig(
         image_size=SIDE,
         patch_size=4,
-        hidden_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        intermediate_size=512,
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
         num_labels=CLASSES,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
@@ -79,11 +85,12 @@ def huggingface_model() -> Any:
     return Scores()
 
 
-def vit_pytorch_model() -> Any:
+def vit_pytorch_model(width: int, depth: int, heads: int) -> Any:
     import_torchvision_stub()
     from vit_pytorch import ViT
 
-    return ViT(image_size=SIDE, patch_size=4, num_classes=CLASSES, dim=128, depth=4, heads=4, dim_head=32, mlp_dim=512)
+    inner = {"dim_head": width // heads, "mlp_dim": 4 * width}
+    return ViT(image_size=SIDE, patch_size=4, num_classes=CLASSES, dim=width, depth=depth, heads=heads, **inner)
 
 
 def import_torchvision_stub() -> None:
@@ -94,7 +101,7 @@ def import_torchvision_stub() -> None:
         return
 
 
-MODELS: dict[str, Callable[[], Any]] = {
+MODELS: dict[str, Callable[[int, int, int], Any]] = {
     "vitreous": vitreous_model,
     "timm": timm_model,
     "huggingface": huggingface_model,
@@ -105,12 +112,16 @@ MODELS: dict[str, Callable[[], Any]] = {
 class Row:
     """One library in one mode, ready to run training steps."""
 
-    def __init__(self, library: str, mode: str) -> None:
+    def __init__(self, library: str, mode: str, shape: str) -> None:
         import torch
 
         torch.manual_seed(0)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = MODELS[library]().to(device)
+        if library == "vitreous":
+            from vitreous.device import keep_memory
+
+            keep_memory()
+        self.model = MODELS[library](*SHAPES[shape]).to(device)
         self.images = torch.randn(BATCH, 3, SIDE, SIDE, device=device)
         self.labels = torch.randint(0, CLASSES, (BATCH,), device=device)
         self.device, attention = device, ""
@@ -143,8 +154,29 @@ class Row:
             loss.item()
         return time.perf_counter() - start
 
+    def predict(self, batches: int) -> float:
+        """Seconds for the class scores of so many batches."""
+        import torch
 
-def work(threads: int) -> None:
+        self.model.eval()
+        start = time.perf_counter()
+        for _ in range(batches):
+            with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                self.forward(self.images).sum().item()
+        return time.perf_counter() - start
+
+
+def peak_memory(anew: bool = False) -> int:
+    """The most MiB this process has held in memory, since it was last asked ``anew``. Linux; 0 elsewhere."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    if anew:
+        Path("/proc/self/clear_refs").write_text("5")
+    return int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1]) // 1024
+
+
+def work(threads: int, shape: str) -> None:
     """The worker: reads orders, a JSON array a line, and answers each with a JSON line."""
     answers, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr  # what a library prints is no answer
     import torch
@@ -154,19 +186,27 @@ def work(threads: int) -> None:
     for line in sys.stdin:
         order, library, mode, steps = json.loads(line)
         if order == "prepare":
-            row = rows[library, mode] = Row(library, mode)
+            before = peak_memory(anew=True)
+            row = rows[library, mode] = Row(library, mode, shape)
             answer: dict[str, Any] = {"warm_up": row.run(2), "parameters": row.parameters, "settings": row.settings}
             answer |= {"version": importlib.metadata.version(PACKAGES[library]), "torch": torch.__version__}
+            answer |= {"peak_mib": peak_memory() - before}
+            row.predict(2)
+        elif order == "matrix":
+            from vitreous.device import matrix_rate
+
+            answer = {"rate": matrix_rate(torch.device("cpu"))}
         else:
-            answer = {"rate": BATCH * steps / rows[library, mode].run(steps)}
+            row = rows[library, mode]
+            answer = {"train": BATCH * steps / row.run(steps), "predict": BATCH * steps / row.predict(steps)}
         print(json.dumps(answer), file=answers, flush=True)
 
 
 class Worker:
     """The other end of :func:`work`, in an interpreter of its own."""
 
-    def __init__(self, python: str, threads: int) -> None:
-        command = [python, __file__, "--work", "--threads", str(threads)]
+    def __init__(self, python: str, threads: int, shape: str) -> None:
+        command = [python, __file__, "--work", "--threads", str(threads), "--shape", shape]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, *order: Any) -> dict[str, Any]:
@@ -186,87 +226,104 @@ class Worker:
         self.process.wait()
 
 
-def provenance(threads: int, rounds: int, steps: int) -> dict[str, Any]:
+def provenance(options: argparse.Namespace) -> dict[str, Any]:
     from vitreous.device import hardware
+    from vitreous.models import count_flops
+    from vitreous.vit import ViTConfig
 
+    width, depth, heads = SHAPES[options.shape]
     return {
         "bench": "throughput",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "shape": SHAPE,
+        "shape": options.shape,
+        "flops_a_picture": count_flops(ViTConfig(width=width, depth=depth, heads=heads), SIDE),
         "batch": BATCH,
         "optimizer": "AdamW, fused",
-        "rounds": rounds,
-        "steps_a_round": steps,
+        "rounds": options.rounds,
+        "steps_a_round": options.steps,
         **hardware(),
-        "threads": threads,
+        "threads": options.threads,
         "load_average": os.getloadavg()[0],
     }
 
 
-def measure(ours: str, peers: str, threads: int, rounds: int, steps: int) -> list[dict[str, Any]]:
-    """Every row in every round, interleaved; returns what each row gave."""
-    mine = Worker(ours, threads)
-    theirs = Worker(peers, threads)
+def measure(options: argparse.Namespace) -> tuple[float, list[dict[str, Any]]]:
+    """The matrix rate, and every row in every round, interleaved: what each row gave."""
+
+    def worker(library: str) -> Worker:
+        python = sys.executable if library == "vitreous" else options.peers_python
+        return Worker(python, options.threads, options.shape)
+
     facts: dict[tuple[str, str], dict[str, Any]] = {}
-    rates: dict[tuple[str, str], list[float]] = {row: [] for row in ROWS}
+    found: dict[tuple[str, str], list[dict[str, float]]] = {row: [] for row in ROWS}
+    matrix: list[float] = []
+    workers = {row: worker(row[0]) for row in ROWS}  # a process a row, so that memory is each row's own
     try:
         for library, mode in ROWS:
             print(f"warming up {library} ({mode}) ...", file=sys.stderr, flush=True)
-            worker = mine if library == "vitreous" else theirs
-            facts[library, mode] = worker.ask("prepare", library, mode, 0)
-        for number in range(rounds):
-            print(f"round {number + 1} of {rounds} ...", file=sys.stderr, flush=True)
+            facts[library, mode] = workers[library, mode].ask("prepare", library, mode, 0)
+        for number in range(options.rounds):
+            print(f"round {number + 1} of {options.rounds} ...", file=sys.stderr, flush=True)
+            matrix.append(workers["vitreous", "default"].ask("matrix", "vitreous", "default", 0)["rate"])
             for library, mode in ROWS:
-                worker = mine if library == "vitreous" else theirs
-                rates[library, mode].append(worker.ask("run", library, mode, steps)["rate"])
+                found[library, mode].append(workers[library, mode].ask("run", library, mode, options.steps))
     finally:
-        mine.stop()
-        theirs.stop()
-    return [
+        for each in workers.values():
+            each.stop()
+    rows = [
         {
             "library": library,
             "mode": mode,
             **facts[library, mode],
-            "images_per_second": statistics.median(found),
-            "min": min(found),
-            "max": max(found),
-            "rounds": found,
+            **{
+                name: {"median": statistics.median(rates), "min": min(rates), "max": max(rates), "rounds": rates}
+                for name in ("train", "predict")
+                for rates in [[each[name] for each in rounds]]
+            },
         }
-        for (library, mode), found in rates.items()
+        for (library, mode), rounds in found.items()
     ]
+    return statistics.median(matrix), rows
 
 
 def markdown(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     """The rows as a table, the fastest first, each beside timm's default."""
-    base = next(r["images_per_second"] for r in rows if (r["library"], r["mode"]) == ("timm", "default"))
+    base = next(r["train"]["median"] for r in rows if (r["library"], r["mode"]) == ("timm", "default"))
     lines = [
-        f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, load {facts['load_average']:.1f} "
-        f"at the start, {facts['rounds']} rounds of {facts['steps_a_round']} steps, {facts['date']}",
+        f"{facts['shape']}; {facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, load "
+        f"{facts['load_average']:.1f} at the start, {facts['rounds']} rounds of {facts['steps_a_round']} steps, "
+        f"{facts['matrix_rate'] / 1e9:.0f} GFLOP/s in a bf16 matrix product, {facts['date']}",
         "",
-        "| library | settings | images/s, median | min - max | x timm fp32 eager | first two steps |",
-        "|---|---|---:|---:|---:|---:|",
+        "| library | settings | training images/s (min - max) | x timm fp32 eager | share of the matrix rate "
+        "| predicting images/s (min - max) | peak memory | first two steps |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for row in sorted(rows, key=lambda row: -row["images_per_second"]):
+    for row in sorted(rows, key=lambda row: -row["train"]["median"]):
+        train, predict = row["train"], row["predict"]
+        share = 3 * facts["flops_a_picture"] * train["median"] / facts["matrix_rate"]
         lines.append(
-            f"| {row['library']} {row['version']} | {row['settings']} | {row['images_per_second']:.0f} "
-            f"| {row['min']:.0f} - {row['max']:.0f} | {row['images_per_second'] / base:.2f} | {row['warm_up']:.1f} s |"
+            f"| {row['library']} {row['version']} | {row['settings']} "
+            f"| {train['median']:.0f} ({train['min']:.0f} - {train['max']:.0f}) | {train['median'] / base:.2f} "
+            f"| {share:.0%} | {predict['median']:.0f} ({predict['min']:.0f} - {predict['max']:.0f}) "
+            f"| {row['peak_mib']} MiB | {row['warm_up']:.1f} s |"
         )
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Training images/s: Vitreous beside timm, Hugging Face, vit-pytorch.")
+    parser = argparse.ArgumentParser(description="Images/s: Vitreous beside timm, Hugging Face, vit-pytorch.")
     parser.add_argument("--peers-python", default=sys.executable, help="an interpreter with the peers installed")
+    parser.add_argument("--shape", choices=list(SHAPES), default="nano")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=4, help="training steps of every row in a round")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        work(options.threads)
+        work(options.threads, options.shape)
         return
-    facts = provenance(options.threads, options.rounds, options.steps)
-    rows = measure(sys.executable, options.peers_python, options.threads, options.rounds, options.steps)
+    facts = provenance(options)
+    facts["matrix_rate"], rows = measure(options)
     for value in (facts, *rows):
         print(json.dumps(value))
     print("\n" + markdown(facts, rows), file=sys.stderr)
