@@ -3,6 +3,7 @@
     python bench/scaling.py measure                 # a process a point, appended to bench/scaling.jsonl
     python bench/scaling.py table                   # the points beside what the model says
     python bench/scaling.py draw docs/images/scaling.png
+    python bench/scaling.py paper                   # what nobody ran: 1, 8 and 1,024 GPUs, a billion pictures
 
 The model is vitreous.cost: operations, numbers moved and operations started, counted from the architecture. A machine
 is three rates; they are fitted to every second point (least squares on relative errors, none below zero) and tried on
@@ -159,6 +160,41 @@ def draw(rows: list[dict[str, Any]], picture: Path) -> None:
     figure.savefig(picture, dpi=110)
 
 
+GPU = Machine(flops=0.45 * 989e12, moved=0.5 * 3.35e12 / 2, started=1e6)
+"""An H100 SXM by its data sheet (989 TFLOP/s dense bf16, 3.35 TB/s): 45 % of the products' peak and half of the
+memory's are taken to be reached, and operations to be started from CUDA graphs. Nothing of it was measured."""
+LINKS = {1: 0.0, 8: 450e9, 1024: 50e9}
+"""GPUs -> bytes a second of each to the others: NVLink in a machine, one 400 Gbit/s adapter a GPU between machines."""
+JPEG = 110e3
+"""Bytes of a picture of about 500 x 400 pixels."""
+DECODE = 3e-3
+"""Seconds of one core to decode it and to cut out 224 pixels, with Pillow."""
+
+
+def paper() -> str:
+    """A table for ViT-base on a billion pictures of 224 pixels, one pass, 256 pictures a GPU and step."""
+    config = ViTConfig(image_size=224, patch_size=16, width=768, depth=12, heads=12, classes=1000)
+    batch, pictures = 256, 1e9
+    cost = step_cost(config, batch)
+    compute = GPU.seconds(cost)
+    lines = [
+        "| GPUs | computing a step | gradients, if nothing overlapped | pictures/s | a billion pictures | to be read "
+        "| cores that decode |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for count, link in LINKS.items():
+        exchange = 2 * (count - 1) / count * 2 * cost.parameters / link if link else 0.0  # ring, two bytes a number
+        rate = count * batch / max(compute, exchange)  # the way back hides the exchange, or is hidden by it
+        hours = pictures / rate / 3600
+        lines.append(
+            f"| {count:,} | {1000 * compute:.0f} ms | {1000 * exchange:.1f} ms | {rate:,.0f} | {hours:,.2f} h "
+            f"| {rate * JPEG / 1e9:,.1f} GB/s | {rate * DECODE:,.0f} |"
+        )
+    memory = cost.kept + 16 * cost.parameters
+    kept = f"of which {cost.kept / 2**30:.0f} GiB is kept for the way back"
+    return "\n".join([*lines, "", f"Memory of a step on each GPU: {memory / 2**30:.0f} GiB, {kept}."])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, default=ROWS)
@@ -166,6 +202,7 @@ def main() -> None:
     actions.add_parser("measure")
     actions.add_parser("table")
     actions.add_parser("draw").add_argument("picture", type=Path)
+    actions.add_parser("paper")
     actions.add_parser("one").add_argument("number", type=int)
     asked = parser.parse_args()
     if asked.action == "one":
@@ -178,6 +215,9 @@ def main() -> None:
             with asked.rows.open("a") as file:
                 file.write(line)
             print(line.strip(), file=sys.stderr, flush=True)
+        return
+    if asked.action == "paper":
+        print(paper())
         return
     rows = [json.loads(line) for line in asked.rows.read_text().splitlines()]
     if asked.action == "table":
