@@ -8,12 +8,13 @@ Loading runs no code from it.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -64,6 +65,11 @@ class Classifier:
         """1 for grayscale, 3 for colour."""
         return self.config.channels
 
+    @property
+    def width(self) -> int:
+        """Length D of the vector that the head reads."""
+        return cast(nn.Linear, self.model.head).in_features
+
     def prepare(self, pixels: Tensor) -> Tensor:
         """What the model reads: uint8 (B, C, H, W) -> float32 (B, C, H, W), mean 0 and deviation 1 over the data."""
         return normalise(pixels, self.mean, self.std)
@@ -74,6 +80,14 @@ class Classifier:
         device = next(self.model.parameters()).device
         parts = [self.model(self.prepare(part.to(device))).float().cpu() for part in pixels.split(batch)]
         return torch.cat(parts) if parts else torch.empty(0, len(self.classes))
+
+    @torch.no_grad()
+    def features_and_logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The vectors that the head reads and :meth:`logits` of them: (B, C, H, W) -> fp32 (B, D), (B, classes)."""
+        features = cast(Callable[[Tensor], Tensor], self.model.features)
+        head = cast(nn.Module, self.model.head)
+        vectors = features(self.prepare(pixels.to(next(self.model.parameters()).device)))
+        return vectors.float().cpu(), head(vectors).float().cpu()
 
     def read(self, picture: Picture) -> Tensor:
         """One picture of any size and kind as the model's input pixels, uint8 (C, S, S).
@@ -102,13 +116,26 @@ class Classifier:
     def predict(self, pictures: Iterable[Picture] | Tensor, top: int = 5) -> list[Prediction]:
         """The most probable classes of each picture; a uint8 tensor (B, C, H, W) is taken as it is."""
         pixels = pictures if isinstance(pictures, Tensor) else torch.stack([self.read(picture) for picture in pictures])
-        probabilities = self.logits(pixels).softmax(dim=1)
+        return self.ranked(self.logits(pixels), top)
+
+    def ranked(self, logits: Tensor, top: int = 5) -> list[Prediction]:
+        """The most probable classes of each row of class scores (B, classes)."""
+        probabilities = logits.softmax(dim=1)
         values, indices = probabilities.topk(min(top, len(self.classes)), dim=1)
         ranked = [
             tuple((self.classes[i], p) for i, p in zip(row_indices, row_values, strict=True))
             for row_indices, row_values in zip(indices.tolist(), values.tolist(), strict=True)
         ]
         return [Prediction(label=row[0][0], probability=row[0][1], top=row) for row in ranked]
+
+    def fingerprint(self) -> str:
+        """ "sha256:" and 16 hexadecimal digits over the weights and all that turns a picture into an answer."""
+        facts = (dataclasses.asdict(self.config), self.classes, self.mean, self.std)
+        digest = hashlib.sha256(json.dumps(facts).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().contiguous().cpu().numpy().data)
+        return f"sha256:{digest.hexdigest()[:16]}"
 
     def save(self, folder: str | Path) -> Path:
         """Writes the classifier folder, whole or not at all; an earlier one of that name is replaced."""

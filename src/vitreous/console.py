@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from rich import progress as counting
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
@@ -19,6 +20,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from vitreous.faithfulness import Verdict
+    from vitreous.predict import Predicted
     from vitreous.train import Progress, Result
 
 LINE_EVERY = 10.0
@@ -144,6 +146,43 @@ class TrainingDisplay:
         return Group(row, Text(figures(progress)))
 
 
+class Counter:
+    """A ``watch`` for work that is counted, such as predictions: a bar in a terminal, a line now and then elsewhere."""
+
+    def __init__(self, what: str, console: Console = console) -> None:
+        self._what, self._console = what, console
+        self._bar = counting.Progress(
+            counting.TextColumn("{task.description}", style="bold"),
+            counting.BarColumn(32),
+            counting.TextColumn("{task.completed:,} of {task.total:,}", style="cyan"),
+            counting.TextColumn("{task.fields[rate]} images/s"),
+            counting.TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: counting.TaskID | None = None
+        self._since, self._from, self._line_at = 0.0, 0, 0.0
+
+    def __enter__(self) -> Counter:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self._task is None:
+            self._since, self._from, self._line_at = now, done, now
+            self._task = self._bar.add_task(self._what, total=total, completed=done, rate="-")
+        rate = f"{(done - self._from) / (now - self._since):,.0f}" if now > self._since else "-"
+        self._bar.update(self._task, completed=done, rate=rate)
+        if self._bar.disable and now - self._line_at >= LINE_EVERY:
+            self._console.print(Text(f"{self._what} {done:,} of {total:,} · {rate} images/s"), soft_wrap=True)
+            self._line_at = now
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
     """A table whose first column is left-aligned text and whose others are right-aligned figures."""
     drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -164,6 +203,17 @@ def trained(result: Result, source: str) -> None:
         say(f"{result.images:,} pictures in {duration(result.seconds)} ({rate:,.0f} images/s all in all)")
         say(f"validation accuracy {percent(result.val_accuracy)}, classifier in {result.run}")
         say(f"next        vitreous eval {result.run}\n            vitreous heatmap {result.run}")
+
+
+def predicted(done: Predicted) -> None:
+    """What a table of predictions holds."""
+    earlier = f", {done.resumed:,} of them earlier" if done.resumed else ""
+    rate = f"{(done.n - done.resumed) / max(done.seconds, 1e-9):,.0f} images/s"
+    say(f"{done.n:,} pictures{earlier}, {done.unreadable:,} unreadable, in {duration(done.seconds)} ({rate})")
+    rows = list(done.labels.items())
+    title = f"the {MOST_CLASSES} most frequent of {len(rows)} classes" if len(rows) > MOST_CLASSES else None
+    table(("predicted class", "pictures"), [(label, f"{count:,}") for label, count in rows[:MOST_CLASSES]], title)
+    say(f"predictions  {done.out}")
 
 
 MOST_CLASSES = 30

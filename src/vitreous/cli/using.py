@@ -36,31 +36,60 @@ def eval(
 @command
 def predict(
     run: Run,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files of any size.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Picture files of any size; with --out also folders, quoted patterns and .txt lists of them.",
+        ),
+    ],
     top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 5,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A table (.parquet, .csv, .jsonl) of any number; the same command goes on."),
+    ] = None,
+    embed: Annotated[bool, typer.Option("--embed", help="Also the vector that the head reads, in --out.")] = False,
+    device: Annotated[str, typer.Option(help="For --out: auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """The most probable classes of each IMAGE; with --json one object a line."""
+    """The most probable classes of each IMAGE; with --json one object a line, with --out one object in all."""
     from vitreous import console
     from vitreous.classifier import Classifier
+    from vitreous.device import pick_device
+    from vitreous.predict import predict_files, row
 
+    if out is None and embed:
+        raise ValueError("--embed needs a table to write to, as in --out features.parquet")
     classifier = Classifier.load(run)
+    if out is not None:
+        classifier.model.to(pick_device(device))
+        try:
+            with console.Counter("predicting") as watch:
+                done = predict_files(classifier, images, out, top=top, embed=embed, watch=watch)
+        except KeyboardInterrupt:
+            console.say("what is done is kept: the same command goes on")
+            raise
+        console.predicted(done)
+        if as_json:
+            emit(done.to_json())
+        if done.unreadable == done.n:
+            raise ValueError(f"none of the {done.n} files could be read as a picture: the reasons are in {out}")
+        return
     failed = 0
     for image in images:
         try:
-            if image.is_dir():
-                raise ValueError(f"{image} is a folder: give its pictures, as in {image / '*.jpg'}")
+            if Path(image).is_dir():
+                raise ValueError(f"{image} is a folder: give its pictures, or --out predictions.parquet for all")
             prediction = classifier.predict([image], top=top)[0]
         except (ValueError, OSError) as problem:  # the other pictures still get their answer
             reason = explain(problem)
             failed += 1
-            complain(f"error: {reason if str(image) in reason else f'{image}: {reason}'}")
+            complain(f"error: {reason if image in reason else f'{image}: {reason}'}")
             if as_json:
-                emit({"image": str(image), "error": reason})
+                emit({"image": image, "error": reason})
             continue
-        ranked = [{"label": label, "probability": probability} for label, probability in prediction.top]
         if as_json:
-            emit({"image": str(image), "label": prediction.label, "probability": prediction.probability, "top": ranked})
-        console.table((str(image), ""), [(label, f"{probability:.1%}") for label, probability in prediction.top])
+            emit(row(image, prediction))
+        console.table((image, ""), [(label, f"{probability:.1%}") for label, probability in prediction.top])
     if failed:
         raise typer.Exit(2)

@@ -6,6 +6,7 @@ decode.py    one picture to one array
 gather.py    many pictures to one tensor of one size
 cache.py     decoded pictures kept on disk
 folder.py    a folder per class
+listing.py   pictures without labels: folders, patterns, lists
 parquet.py   Hugging Face's layout
 fetch.py     files of known content over HTTPS
 hub.py       hf:owner/name
@@ -18,6 +19,7 @@ describe.py  what a data set is, in numbers and at a glance
 from vitreous.data.decode import decode, fit
 from vitreous.data.describe import contact_sheet, describe
 from vitreous.data.images import DataSet, Images, Rejected, Sizes
+from vitreous.data.listing import listed
 from vitreous.data.load import load
 from vitreous.data.splits import split
 
@@ -30,6 +32,7 @@ __all__ = [
     "decode",
     "describe",
     "fit",
+    "listed",
     "load",
     "split",
 ]

@@ -55,14 +55,15 @@ class Files:
             yield self.paths[start : start + _BATCH]
 
 
-def _hidden(name: str) -> bool:
+def hidden(name: str) -> bool:
+    """Whether a file or folder is nobody's picture: its name begins with a dot, or a system left it behind."""
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 
 def _entries(folder: Path) -> list[Path]:
     """What a folder holds, hidden things aside, in an order that does not depend on the file system."""
     try:
-        return sorted(path for path in folder.iterdir() if not _hidden(path.name))
+        return sorted(path for path in folder.iterdir() if not hidden(path.name))
     except OSError as error:
         raise ValueError(f"{printable(folder)}: cannot be listed ({error.strerror}); check its permissions") from None
 

@@ -160,7 +160,8 @@ def _mean_bytes(batch: Sequence[Source | None]) -> float:
     return sum(lengths) / max(1, len(lengths))
 
 
-def _processors() -> int:
+def processors() -> int:
+    """How many threads decode at a time."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     return min(count, 16)
 
@@ -183,7 +184,7 @@ def decode_all(pictures: Pictures, target: Plan) -> Decoded:
     failed: list[tuple[int, str]] = []
     original: Sizes | None = None
     gray = animated = place = 0
-    with quiet(), ThreadPoolExecutor(_processors()) as executor:
+    with quiet(), ThreadPoolExecutor(processors()) as executor:
         for batch in pictures.batches():
             spread = _mapper(executor, batch)
             for one in spread(lambda source: _decode_one(source, target.size, target.channels), batch):
