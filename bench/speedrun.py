@@ -77,7 +77,7 @@ def one(asked: argparse.Namespace, seed: int) -> dict[str, Any]:
         "bench": "speedrun",
         "command": "python bench/speedrun.py " + " ".join(sys.argv[1:]),
         "data": data.name,
-        "fingerprint": run.fingerprint,
+        "fingerprint": run.pictures["fingerprint"],
         "recipe": config.recipe,
         "changes": changes,
         "epochs": asked.epochs,

@@ -26,6 +26,23 @@ KEEP = 2
 TENSORS, STATE = "tensors.safetensors", "state.json"
 
 
+class NotFinite(ValueError):
+    """A tensor of the state holds NaN or infinite values: it is worth nothing, and no checkpoint will hold it."""
+
+
+def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU, contiguous, that training does not change any more.
+
+    Raises NotFinite, naming the tensor, where one holds anything but numbers.
+    """
+    sums = {name: tensor.detach().sum() for name, tensor in tensors.items() if tensor.is_floating_point()}
+    if sums and not torch.stack([value.float().cpu() for value in sums.values()]).isfinite().all():
+        for name in sums:
+            if not tensors[name].isfinite().all():
+                raise NotFinite(f"{name} holds NaN or infinite values; the checkpoint before is sound")
+    return {name: torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for name, t in tensors.items()}
+
+
 def save(run: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = KEEP) -> Path:
     """Writes ``checkpoints/step-<step>`` and removes those that need not stay. Returns the folder.
 

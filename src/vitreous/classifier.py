@@ -151,8 +151,10 @@ class Classifier:
         weights = {name: tensor.detach().contiguous().cpu() for name, tensor in self.model.state_dict().items()}
         with sealed.writing(target, FORMAT) as partial:
             save_file(weights, partial / "model.safetensors")
-            (partial / "config.json").write_text(json.dumps(description, indent=2, ensure_ascii=False))
-            (partial / "README.md").write_text(self._card())
+            (partial / "config.json").write_text(
+                json.dumps(description, indent=2, ensure_ascii=False), encoding="utf-8"
+            )
+            (partial / "README.md").write_text(self._card(), encoding="utf-8")
         return target
 
     @classmethod
@@ -169,7 +171,7 @@ class Classifier:
         try:
             if (folder / sealed.MANIFEST).exists():
                 sealed.check(folder, FORMAT)
-            values = json.loads((folder / "config.json").read_text())
+            values = json.loads((folder / "config.json").read_bytes())
             version = values["format"]
             if version > FORMAT:
                 raise ValueError(f"format {version} is newer than {FORMAT}, the newest known here: upgrade vitreous")

@@ -12,13 +12,13 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vitreous import sealed
 from vitreous.classifier import Classifier, classifier_folder
 from vitreous.data import Images, load
 from vitreous.pictures import FAINT, INK, blank, save, shorten
@@ -230,15 +230,13 @@ def evaluate_run(run: Path, split: str = "test", *, data_root: Path | None = Non
     classifier, images, name = run_images(run, split, data_root)
     evaluation = evaluate(classifier, images, split, name)
     confusion_picture(evaluation, run / f"confusion-{split}.png")
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps({"weights": weights, **evaluation.to_json()}, indent=2, ensure_ascii=False))
-    os.replace(partial, path)
+    sealed.write(path, json.dumps({"weights": weights, **evaluation.to_json()}, indent=2, ensure_ascii=False))
     return evaluation
 
 
 def _stored(path: Path, weights: str) -> Evaluation:
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_bytes())
         evaluation = Evaluation.from_json(values)
     except (KeyError, TypeError, ValueError) as problem:
         raise ValueError(f"{path} cannot be read ({problem}): evaluate with --again to replace it") from None

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vitreous import sealed
 from vitreous.classifier import Classifier
 from vitreous.data.shapes import CLASSES, masks
 from vitreous.evaluate import run_images, weights_name
@@ -317,6 +317,4 @@ def _store(run: Path, method: str, verdict: Verdict) -> None:
         except (KeyError, TypeError, ValueError):
             kept = {}
     ordered = {name: each for name in METHODS if (each := (kept | {method: verdict.to_json()}).get(name))}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps({"weights": weights, "methods": ordered}, indent=2))
-    os.replace(partial, path)
+    sealed.write(path, json.dumps({"weights": weights, "methods": ordered}, indent=2))

@@ -14,7 +14,7 @@ from vitreous.config import DataConfig, RunConfig, override
 from vitreous.data import DataSet, load
 from vitreous.forecast import Forecast, forecast
 from vitreous.recipes import Wish, plan
-from vitreous.runs import read_config
+from vitreous.runs import claim, read_config, vacant
 from vitreous.train import Result, Watch, train
 
 MOST_REJECTED = 20
@@ -37,8 +37,10 @@ def train_on(
     if not given. Raises ValueError for what the user can mend, before training where that is possible.
     """
     started = time.monotonic() if started is None else started
-    config, data, notes = _planned(wish, changes or {}, data_root)
-    return train(config, out, data, watch=watch, started=started, notes=notes)
+    vacant(Path(out))
+    with claim(Path(out)):  # a folder that is taken or cannot be written is found before pictures are read
+        config, data, notes = _planned(wish, changes or {}, data_root)
+        return train(config, out, data, watch=watch, started=started, notes=notes)
 
 
 def plan_on(
@@ -84,8 +86,9 @@ def resume(
     config = read_config(run)
     if source is not None and source != config.data.source:
         raise ValueError(f"{run} was trained on {config.data.source!r}, not on {source!r}: name the run with --out")
-    data = _read(config.data, config.model.image_size, data_root)
-    return train(config, run, data, resume=True, watch=watch, started=started, notes=list(_notes(data)))
+    with claim(Path(run)):
+        data = _read(config.data, config.model.image_size, data_root)
+        return train(config, run, data, resume=True, watch=watch, started=started, notes=list(_notes(data)))
 
 
 def _read(held_out: DataConfig, side: int | None, data_root: Path | None) -> DataSet:

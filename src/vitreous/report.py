@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 import vitreous
-from vitreous import charts, insides
+from vitreous import charts, insides, sealed
 from vitreous.attention_maps import attentive
 from vitreous.classifier import Classifier
 from vitreous.data import Images
@@ -336,7 +335,5 @@ def report_run(run: Path, data_root: Path | None = None, out: Path | None = None
     path = out or run / "report.html"
     path = path / "report.html" if path.is_dir() else path
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    sealed.write(path, text)
     return path

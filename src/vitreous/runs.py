@@ -1,7 +1,7 @@
 """The run folder on disk: its config, its journal of figures, and who may write to it.
 
 ``runs/<name>/`` holds ``config.json``, ``metrics.jsonl`` (a line per logged step and per evaluation), ``train.log``,
-``checkpoints/`` and, once there is one, ``classifier/``.
+``checkpoints/`` and, once there is one, ``classifier/``; ``.lock`` and ``.owner`` say who is at it.
 """
 
 from __future__ import annotations
@@ -9,10 +9,56 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from vitreous import sealed
 from vitreous.config import RunConfig, from_json, to_json
+
+
+@contextlib.contextmanager
+def claim(run: Path) -> Iterator[None]:
+    """Keeps the run folder, made if need be, for this thread alone; within itself it has no effect.
+
+    The system frees the lock when its owner ends, in whatever way, so the run of a dead owner is free at once. A folder
+    that is still empty at the end goes. Raises ValueError that names the owner, OSError where nothing can be written.
+    """
+    made = [folder for folder in (run, *run.parents) if not folder.exists()]
+    run.mkdir(parents=True, exist_ok=True)
+    lock, owner = FileLock(run / ".lock", is_singleton=True), run / ".owner"
+    try:
+        held = lock.acquire(blocking=False)
+    except Timeout:
+        named = owner.read_text() if owner.is_file() else "another process"
+        raise ValueError(
+            f"{run} is being trained by {named}: wait for it or stop it, or choose another --out"
+        ) from None
+    with held:
+        if lock.lock_counter > 1:
+            yield
+            return
+        begun = datetime.now().astimezone().isoformat(" ", "seconds")
+        owner.write_text(f"process {os.getpid()} on {platform.node()}, since {begun}")
+        try:
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+            if [path.name for path in run.iterdir()] == [".lock"]:
+                with contextlib.suppress(OSError):  # a system that keeps open files keeps this one
+                    (run / ".lock").unlink()
+                    for folder in made:
+                        folder.rmdir()
+
+
+def vacant(run: Path) -> None:
+    """Raises ValueError where a run is already there."""
+    if (run / "config.json").exists():
+        raise ValueError(f"{run} already holds a run: go on with --resume, or choose another --out")
 
 
 def prepare(run: Path, config: RunConfig, resume: bool) -> None:
@@ -21,16 +67,14 @@ def prepare(run: Path, config: RunConfig, resume: bool) -> None:
     Raises ValueError where a run is already there (without ``resume``), is missing (with it), or has another config;
     OSError where the folder cannot be written.
     """
-    path = run / "config.json"
     if resume:
         differing = changes(read_config(run), config)
         if differing:
             raise ValueError(f"{run} was started with another configuration: {'; '.join(differing)}")
         return
-    if path.exists():
-        raise ValueError(f"{run} already holds a run: go on with --resume, or choose another --out")
+    vacant(run)
     run.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_json(config))
+    sealed.write(run / "config.json", to_json(config))
 
 
 def discard(run: Path) -> None:
@@ -82,16 +126,15 @@ class Journal:
             file.write(sentence + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Drops the figures of steps that a resumed run will do again, and a line that a kill cut short."""
+        """Drops the figures that a resumed run will find again, and a line that a kill cut short."""
         if not self.metrics.exists():
             return
         kept = []
         for line in self.metrics.read_text().splitlines():
             try:
-                if json.loads(line)["step"] <= step:
+                values = json.loads(line)
+                if values["step"] <= step and not values.get("final"):
                     kept.append(line + "\n")
             except (json.JSONDecodeError, KeyError):
                 continue
-        partial = self.metrics.with_suffix(".partial")
-        partial.write_text("".join(kept))
-        os.replace(partial, self.metrics)
+        sealed.write(self.metrics, "".join(kept))

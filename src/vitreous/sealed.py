@@ -1,4 +1,4 @@
-"""Folders that are whole or not there: written under another name, every file hashed, synced, then renamed.
+"""Folders and files that are whole or not there: written under another name, every file hashed, synced, then renamed.
 
 ``manifest.json`` holds the format, the version that wrote it, size and SHA-256 of every file, and a seal over all of
 that, so that a flipped bit is found anywhere, in the manifest too. ``README.md`` is for people, who may edit it.
@@ -55,6 +55,17 @@ def writing(target: Path, format: int) -> Iterator[Path]:
         if isinstance(problem, SafetensorError):  # how safetensors reports a full disk
             raise OSError(f"could not write {target}: {problem}") from problem
         raise
+
+
+def write(path: Path, text: str) -> None:
+    """A single file that is there whole, or as it was before. Raises OSError with nothing temporary left behind."""
+    partial = _beside(path, PARTIAL)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        sync(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def standing(target: Path) -> Path:

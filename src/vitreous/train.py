@@ -13,16 +13,19 @@ import contextlib
 import copy
 import dataclasses
 import math
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from vitreous import checkpoint
+import vitreous
+from vitreous import checkpoint, origin
 from vitreous.batches import Batches
 from vitreous.classifier import Classifier
 from vitreous.clock import Clock, stop_signals
@@ -32,9 +35,9 @@ from vitreous.device import Plan, choose, hardware, keep_memory, pick_device
 from vitreous.models import build_model, count_parameters
 from vitreous.optim import build_optimizers, lr_at, set_lr
 from vitreous.pace import Pace, candidates
-from vitreous.runs import Journal, discard, prepare
+from vitreous.runs import Journal, claim, discard, prepare
+from vitreous.saving import Saver, newest
 
-CHECKPOINT_SECONDS = 60.0
 LOG_STEPS = 20
 GLANCE = 1000
 """Validation pictures that are looked at on the way, at most; all of them are at the end."""
@@ -43,7 +46,11 @@ GLANCE_SHARE = 0.02
 
 
 class Diverged(ValueError):
-    """The loss is no longer a number. Raised before the update, so the last checkpoint is sound."""
+    """The loss, or a weight, is no longer a number. The last checkpoint is sound."""
+
+
+class Stopped(Exception):
+    """Somebody asked to stop while validation pictures were looked at."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +95,13 @@ Watch = Callable[[Progress], None]
 class Run:
     """What a run consists of while it is going on: model, optimisers, clock. Its state is what a checkpoint holds."""
 
-    def __init__(self, config: RunConfig, folder: Path, data: DataSet, started: float) -> None:
+    def __init__(
+        self, config: RunConfig, folder: Path, data: DataSet, started: float, past: Mapping[str, Any] | None = None
+    ) -> None:
+        """``past`` is the state in the checkpoint that the run will go on from."""
         keep_memory()
-        self.config, self.folder = config, folder
+        self.config = config
+        self.saver = Saver(folder)
         self.images, self.validation = check(config, data)
         self.batches = Batches(self.images, config)
         self.clock = Clock(config, started, self.batches.per_epoch)
@@ -98,14 +109,19 @@ class Run:
             torch.manual_seed(config.seed)
             self.model = build_model(config.model)
         self.model.to(pick_device(config.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+        way = config.precision, config.attention
+        if past and origin.same_processor(past["machine"]):  # to go on to the bit
+            way = past["plan"]["precision"], past["plan"]["attention"]
         size, channels = config.model.image_size, config.model.channels
-        self.plan = choose(self.model, size, channels, config.precision, config.attention)
+        self.plan = choose(self.model, size, channels, *way)
         self.forward = torch.compile(self.model, dynamic=False) if config.compile else self.model
         self.batches.to(self.plan.device)
         self.averaged = copy.deepcopy(self.model).eval() if config.ema else None
         self.optimizers = build_optimizers(self.model, config.optim)
-        self.fingerprint = self.images.fingerprint()
+        self.pictures = origin.pictures(self.images)
         self.step = 0
+        self.accuracy: float | None = None
+        """Of the present weights on validation pictures, where that was measured."""
         self.side = config.model.image_size
         """Of the pictures of the latest step, in pixels."""
         self.loss = math.nan
@@ -114,44 +130,46 @@ class Run:
         """The model that is kept, averaged where the config asks for it, sharing the weights that are being trained."""
         provenance = {
             "data": data_name,
-            "fingerprint": self.fingerprint,
+            "fingerprint": self.pictures["fingerprint"],
             "recipe": self.config.recipe,
             "parameters": count_parameters(self.model),
             "precision": self.plan.precision,
             "attention": self.plan.attention,
+            "vitreous": vitreous.__version__,
             **hardware(),
         }
         kept = self.averaged or self.model
         return Classifier(kept, self.config.model, self.images.classes, self.batches.mean, self.batches.std, provenance)
 
     def save(self) -> None:
-        """A checkpoint of this step. Raises Diverged where a weight is no number, which only a GPU can bring so far."""
-        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
-            raise self._diverged(math.nan, 1.0)
+        """Begins to save the state. Raises Diverged where it holds anything but numbers."""
         tensors, plain = checkpoint.pack(self.model, self.optimizers)
         if self.averaged is not None:
             tensors |= {f"averaged.{name}": tensor for name, tensor in self.averaged.state_dict().items()}
+        epoch, position = divmod(self.step, self.batches.per_epoch)
+        plan = {"precision": self.plan.precision, "attention": self.plan.attention, "threads": torch.get_num_threads()}
         facts = {
             "optimizers": plain,
             "elapsed": self.clock.elapsed(),
             "begun": self.clock.begun,
-            "fingerprint": self.fingerprint,
+            "accuracy": self.accuracy,
+            "data": self.pictures,
+            "draws": {"seed": self.config.seed, "epoch": epoch, "batch": position},
+            "plan": plan,
+            "machine": origin.machine(),
         }
-        checkpoint.save(self.folder, self.step, tensors, facts)
+        try:
+            self.saver.begin(self.step, tensors, facts)
+        except checkpoint.NotFinite as problem:
+            raise Diverged(f"after step {self.step} {problem}.\n{self._cure()}") from None
 
-    def restore(self) -> None:
-        """Goes back to the newest whole checkpoint. Raises ValueError where there is none or the pictures changed."""
-        newest = checkpoint.latest(self.folder)
-        if newest is None:
-            raise ValueError(f"{self.folder} has no checkpoint to go on from: train it anew under another --out")
-        tensors, facts = newest
-        if facts["fingerprint"] != self.fingerprint:
-            raise ValueError(f"the training pictures are not those that {self.folder} was started with")
+    def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Goes back to what a checkpoint holds. Raises ValueError where it is of another architecture."""
         checkpoint.unpack(tensors, facts["optimizers"], self.model, self.optimizers)
         if self.averaged is not None:
             averaged = {n.removeprefix("averaged."): t for n, t in tensors.items() if n.startswith("averaged.")}
             checkpoint.load_weights(self.averaged, averaged)
-        self.step, self.clock.begun = facts["step"], facts["begun"]
+        self.step, self.clock.begun, self.accuracy = facts["step"], facts["begun"], facts["accuracy"]
         self.clock.started -= facts["elapsed"]
 
     def advance(self, progress: float, side: int | None = None) -> float:
@@ -175,6 +193,7 @@ class Run:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        self.accuracy = None
         if self.averaged is not None:
             _average(self.averaged, self.model, min(self.config.ema, (1 + self.step) / (10 + self.step)))
         self.step += 1
@@ -185,9 +204,12 @@ class Run:
         optim = self.config.optim
         return Diverged(
             f"the loss became {value} at step {self.step}, with rates {optim.lr * factor:.2g} and "
-            f"{optim.muon_lr * factor:.2g} and pictures {', '.join(ids)}, ...; nothing of it was saved.\n"
-            f"Try lower rates: --set optim.lr={optim.lr / 3:.1g} --set optim.muon_lr={optim.muon_lr / 3:.1g}"
+            f"{optim.muon_lr * factor:.2g} and pictures {', '.join(ids)}, ...; nothing of it was saved.\n{self._cure()}"
         )
+
+    def _cure(self) -> str:
+        optim = self.config.optim
+        return f"Try lower rates: --set optim.lr={optim.lr / 3:.1g} --set optim.muon_lr={optim.muon_lr / 3:.1g}"
 
 
 def train(
@@ -200,34 +222,53 @@ def train(
     started: float | None = None,
     notes: Sequence[str] = (),
 ) -> Result:
-    """Trains a model into the run folder ``out``.
+    """Trains a model into the run folder ``out``, which belongs to this process alone until it is over.
 
     ``notes`` are sentences on choices made before, which are told and kept in ``train.log`` with its own.
 
     ``started`` is the ``time.monotonic()`` from which a budget counts, now if not given. With ``resume`` the newest
-    whole checkpoint of ``out`` goes on under the same config. Raises ValueError (Diverged for a loss that is no
-    number) with the fix, before work starts where that is possible; OSError where ``out`` cannot be written.
+    whole checkpoint of ``out`` goes on under the same config; a run that was killed before its first begins anew.
+    Raises ValueError (Diverged for a loss that is no number) with the fix, before work starts where that is possible;
+    OSError where ``out`` cannot be written.
     """
-    tell = watch or (lambda progress: None)
-    folder = Path(out)
-    check(config, data)
-    prepare(folder, config, resume)
     started = time.monotonic() if started is None else started
+    with claim(Path(out)):
+        return _train(config, Path(out), data, resume, watch or (lambda progress: None), started, notes)
+
+
+def _train(
+    config: RunConfig,
+    folder: Path,
+    data: DataSet,
+    resume: bool,
+    tell: Watch,
+    started: float,
+    notes: Sequence[str],
+) -> Result:
+    if not resume:
+        check(config, data)
+    prepare(folder, config, resume)
     journal = Journal(folder)
-    for note in notes:
-        tell(Progress("scan", time.monotonic() - started, config.budget, note=note))
-        journal.say(note)
-    run = Run(config, folder, data, started)
+
+    def note(phase: str, sentence: str) -> None:
+        tell(Progress(phase, time.monotonic() - started, config.budget, note=sentence))
+        journal.say(sentence)
+
+    for sentence in notes:
+        note("scan", sentence)
+    past = newest(folder, data, lambda sentence: note("scan", sentence)) if resume else None
+    run = Run(config, folder, data, started, past[1] if past else None)
     clock, batches = run.clock, run.batches
-    tell(Progress("probe", clock.elapsed(), config.budget, note=run.plan.note))
-    journal.say(run.plan.note)
+    note("probe", run.plan.note)
+    if past:
+        run.restore(*past)
     if resume:
-        run.restore()
         journal.forget_after(run.step)
+        checkpoint.set_aside(folder, run.step)
     classifier = run.classifier(data.name)
     clock.reserve = reserve = final_seconds(classifier, run.validation)
     glance = run.validation.select(_glance(len(run.validation), clock, config.evaluations))
-    if not resume:
+    if not past:
         clock.begun = clock.elapsed()
         try:
             clock.check()
@@ -235,21 +276,22 @@ def train(
             discard(folder)
             raise
 
+    before = past[1]["plan"]["threads"] if past and config.budget is None else 0
+    """Threads: sums in another order have other last bits. With a budget the fastest number is found anew."""
     looks = int(clock.progress(run.step) * config.evaluations)
-    first_step, first_second, saved_at = run.step, clock.elapsed(), clock.elapsed()
-    loss, accuracy = Smooth(), None
+    first_step, first_second = run.step, clock.elapsed()
+    loss, accuracy = Smooth(), run.accuracy
     looked: list[float] = []
     """Seconds of each look at validation pictures."""
     run.model.train()
-    with stop_signals() as stopped, threads(config.threads) as most:
+    with stop_signals() as stopped, threads(config.threads or before) as most, run.saver:
         adapts = config.budget is not None and not config.threads and run.plan.device.type == "cpu"
         pace = Pace(candidates(most) if adapts else (most,))
         while (progress := clock.progress(run.step)) < 1 and not stopped.is_set():
             begun = time.perf_counter()
             value = run.advance(progress)
             if changed := pace.step(run.side, time.perf_counter() - begun, clock.elapsed()):
-                tell(Progress("train", clock.elapsed(), config.budget, note=changed))
-                journal.say(changed)
+                note("train", changed)
             loss.add(value)
             progress = clock.progress(run.step)
             seen = Progress(
@@ -269,27 +311,36 @@ def train(
             tell(seen)
             if run.step % LOG_STEPS == 0:
                 journal.write(**_line(seen, "train", value, None))
-            if int(progress * config.evaluations) > looks and progress < 1:
+            looks_now = int(progress * config.evaluations) > looks and progress < 1
+            if looks_now:
                 looks = int(progress * config.evaluations)
                 begun = time.perf_counter()
-                look_loss, accuracy = measure(classifier, glance, run.plan)
+                try:
+                    look_loss, run.accuracy = measure(classifier, glance, run.plan, stopped)
+                except Stopped:
+                    break
+                accuracy = run.accuracy
                 looked.append(time.perf_counter() - begun)
                 clock.reserve = reserve * max(1.0, looked[-1] / min(looked))  # the last evaluation slows down as well
                 journal.write(**_line(seen, "val", look_loss, accuracy), n=len(glance))
                 tell(dataclasses.replace(seen, phase="evaluate", seconds=clock.elapsed(), accuracy=accuracy))
                 run.model.train()
-            if clock.elapsed() - saved_at > CHECKPOINT_SECONDS:
+            if run.saver.due(occasion=looks_now):
                 run.save()
-                saved_at = clock.elapsed()
         interrupted = stopped.is_set()
 
         tell(Progress("save", clock.elapsed(), config.budget, run.step, clock.steps, accuracy=accuracy))
         run.save()
+        run.saver.wait()
         images, final = run.step * batches.batch, None
         classifier.provenance.update(seed=config.seed, images=images, val_accuracy=None)
         classifier = Classifier.load(classifier.save(folder / "classifier"))
         if not interrupted:  # what is measured is what was saved
-            final_loss, final = measure(classifier, run.validation)
+            try:
+                final_loss, final = measure(classifier, run.validation, stopped=stopped)
+            except Stopped:
+                interrupted = True
+        if final is not None:
             last = Progress("done", clock.elapsed(), config.budget, run.step, epoch=run.step / batches.per_epoch)
             journal.write(**_line(last, "val", final_loss, final), n=len(run.validation), final=True)
             classifier.provenance.update(val_accuracy=final, seconds=round(clock.elapsed(), 1))
@@ -310,13 +361,22 @@ def threads(count: int) -> Iterator[int]:
 
 
 @torch.no_grad()
-def measure(classifier: Classifier, images: Images, plan: Plan | None = None) -> tuple[float, float]:
-    """Mean cross entropy and top-1 accuracy; under ``plan`` in the run's number type, without it in fp32."""
+def measure(
+    classifier: Classifier, images: Images, plan: Plan | None = None, stopped: threading.Event | None = None
+) -> tuple[float, float]:
+    """Mean cross entropy and top-1 accuracy; under ``plan`` in the run's number type, without it in fp32.
+
+    Raises Stopped soon after ``stopped`` is set.
+    """
     classifier.model.eval()
+    scores = []
     with plan.autocast() if plan else contextlib.nullcontext():
-        scores = classifier.logits(images.pixels)
-    loss = F.cross_entropy(scores, images.labels).item()
-    return loss, (scores.argmax(dim=1) == images.labels).float().mean().item()
+        for part in images.pixels.split(250):
+            if stopped and stopped.is_set():
+                raise Stopped
+            scores.append(classifier.logits(part))
+    loss = F.cross_entropy(torch.cat(scores), images.labels).item()
+    return loss, (torch.cat(scores).argmax(dim=1) == images.labels).float().mean().item()
 
 
 class Smooth:

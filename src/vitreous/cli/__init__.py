@@ -10,7 +10,9 @@ showing.py   serve, lesson
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 
 # Each registers its commands, and --help lists them in this order.
 # isort: off
@@ -23,4 +25,11 @@ from vitreous.cli.frame import app
 def main() -> None:
     """The console script. A SIGTERM ends it as Ctrl-C does; training takes over both while it runs."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    app(prog_name="vitreous")
+    try:
+        app(prog_name="vitreous")
+    except SystemExit as end:
+        if end.code == 130:  # whoever interrupts does not want to wait for threads that still write
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(130)
+        raise
