@@ -33,12 +33,12 @@ def pictures(sizes: list[tuple[int, int]] = SIZES) -> list[Tensor]:
     return [torch.randn(3, *size, generator=generator) for size in sizes]
 
 
-@pytest.mark.parametrize("stem", ["patch", "conv"])
+@pytest.mark.parametrize(("stem", "norm"), [("patch", "batch"), ("conv", "batch"), ("conv", "picture")])
 @pytest.mark.parametrize("pool", ["class", "mean"])
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_a_padded_picture_gives_the_scores_of_the_unpadded(kind: str, pool: str, stem: str) -> None:
-    vit = model(positions=kind, pool=pool, stem=stem, registers=1)
+def test_a_padded_picture_gives_the_scores_of_the_unpadded(kind: str, pool: str, stem: str, norm: str) -> None:
+    vit = model(positions=kind, pool=pool, stem=stem, stem_norm=norm, registers=1)
     alone = torch.cat([vit(picture[None]) for picture in pictures()])
     assert alone.std(dim=0).min() > 1e-3  # they are told apart
     batch, sizes = pad(pictures())
@@ -55,6 +55,17 @@ def test_more_padding_and_what_is_in_it_change_nothing(path: str) -> None:
     for i, (height, width) in enumerate(sizes):
         wider[i, :, :height, :width] = batch[i, :, :height, :width]
     torch.testing.assert_close(vit(wider, sizes), vit(batch, sizes), rtol=1e-5, atol=1e-5)
+
+
+def test_a_stem_that_normalises_each_picture_alone_trains_on_padded_pictures_as_on_each_alone() -> None:
+    vit = model(positions="rope", stem="conv", stem_norm="picture").train()
+    torch.cat([vit(picture[None]) for picture in pictures()]).square().sum().backward()
+    alone = {name: p.grad.clone() for name, p in vit.named_parameters() if p.grad is not None}
+    vit.zero_grad()
+    batch, sizes = pad(pictures())
+    vit(batch, sizes).square().sum().backward()
+    for name, parameter in vit.named_parameters():
+        torch.testing.assert_close(parameter.grad, alone[name], rtol=1e-3, atol=1e-4 * float(alone[name].abs().max()))
 
 
 def test_padding_learns_nothing_and_disturbs_no_gradient() -> None:

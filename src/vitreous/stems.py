@@ -31,23 +31,52 @@ class PatchEmbed(nn.Module):
         return self.proj(images)
 
 
+class PictureNorm(nn.Module):
+    """Normalises each picture over its channels and places, then scales and shifts each channel.
+
+    Group normalisation with one group (Wu & He 2018). Unlike batch normalisation it keeps no averages, which would suit
+    no picture size where several are trained on, and it does not depend on what else is in the batch.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W). Only places that are ``real``, bool (B, 1, H, W), count."""
+        if real is None:
+            return F.group_norm(x, 1, self.weight, self.bias, self.eps)
+        x = x.float()
+        count = real.sum((1, 2, 3), keepdim=True) * x.shape[1]
+        mean = (x * real).sum((1, 2, 3), keepdim=True) / count
+        variance = ((x - mean).square() * real).sum((1, 2, 3), keepdim=True) / count
+        x = (x - mean) * (variance + self.eps).rsqrt()
+        return x * self.weight[:, None, None] + self.bias[:, None, None]
+
+
 class ConvNorm(nn.Module):
-    """A 3 x 3 convolution and batch normalisation.
+    """A 3 x 3 convolution and a normalisation.
 
     The filters are kept as the matrix that they are, (out, in * 9), so that Muon can treat them as one.
     """
 
-    def __init__(self, channels: int, out: int) -> None:
+    def __init__(self, channels: int, out: int, norm: str = "batch") -> None:
         super().__init__()
         self.channels = channels
         self.weight = nn.Parameter(torch.randn(out, channels * 9) * math.sqrt(2 / (channels * 9)))
-        self.norm = nn.BatchNorm2d(out)
+        self.norm = nn.BatchNorm2d(out) if norm == "batch" else PictureNorm(out)
 
-    def forward(self, x: Tensor, pool: bool = False) -> Tensor:
-        """(B, channels, H, W) -> (B, out, H, W), or with half the sides after a 2 x 2 maximum."""
+    def forward(self, x: Tensor, pool: bool = False, real: Tensor | None = None) -> Tensor:
+        """(B, channels, H, W) -> (B, out, H, W), or with half the sides after a 2 x 2 maximum.
+
+        ``real``, bool (B, R, K), are the patches that hold some of the picture.
+        """
         filters = self.weight.unflatten(1, (self.channels, 3, 3)).contiguous(memory_format=torch.channels_last)
         x = F.conv2d(x, filters, padding=1)
-        return self.norm(F.max_pool2d(x, 2) if pool else x)
+        x = F.max_pool2d(x, 2) if pool else x
+        return self.norm(x) if isinstance(self.norm, nn.BatchNorm2d) else self.norm(x, places(x, real))
 
 
 class ConvStem(nn.Module):
@@ -57,31 +86,37 @@ class ConvStem(nn.Module):
     better). A patch side of P = 2^n takes n pools.
     """
 
-    def __init__(self, channels: int, patch: int, width: int, depth: int) -> None:
+    def __init__(self, channels: int, patch: int, width: int, depth: int, norm: str = "batch") -> None:
         super().__init__()
         stages = max(1, int(math.log2(patch)))
         self.pool = patch > 1
         widths = [channels] + [max(1, width // 2 ** (stages - 1 - i)) for i in range(stages)]
-        self.stages = nn.ModuleList(ConvNorm(a, b) for a, b in itertools.pairwise(widths))
-        self.residual = nn.ModuleList(ConvNorm(width, width) for _ in range(depth))
+        self.stages = nn.ModuleList(ConvNorm(a, b, norm) for a, b in itertools.pairwise(widths))
+        self.residual = nn.ModuleList(ConvNorm(width, width, norm) for _ in range(depth))
 
     def forward(self, images: Tensor, real: Tensor | None = None) -> Tensor:
         """(B, C, H, W) -> (B, D, R, K). Where not all patches are ``real``, bool (B, R, K), the others are held at 0.
 
         So a picture meets the same zeros at its border whether it is padded or not, and gives the same tokens; in
-        training mode the normalisation still counts the padding in its statistics.
+        training mode batch normalisation still counts the padding in its statistics.
         """
         x = images
         for stage in self.stages:
-            x = _keep(F.gelu(stage(x, pool=self.pool)), real)
+            x = _keep(F.gelu(stage(x, self.pool, real)), real)
         for layer in self.residual:
-            x = _keep(x + F.gelu(layer(x)), real)
+            x = _keep(x + F.gelu(layer(x, real=real)), real)
         return x
+
+
+def places(x: Tensor, real: Tensor | None) -> Tensor | None:
+    """Which places of x (B, C, H, W), at whatever resolution it has, lie in patches that are ``real``: (B, 1, H, W)."""
+    if real is None:
+        return None
+    side = x.shape[2] // real.shape[1]
+    return real.repeat_interleave(side, 1).repeat_interleave(side, 2)[:, None]
 
 
 def _keep(x: Tensor, real: Tensor | None) -> Tensor:
-    """Zero outside the real patches, at whatever resolution x (B, C, H, W) has."""
-    if real is None:
-        return x
-    side = x.shape[2] // real.shape[1]
-    return x * real.repeat_interleave(side, 1).repeat_interleave(side, 2)[:, None]
+    """Zero outside the real patches."""
+    there = places(x, real)
+    return x if there is None else x * there

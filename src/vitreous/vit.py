@@ -173,6 +173,8 @@ class ViTConfig:
     """``patch``: one strided convolution; ``conv``: overlapping convolutions and pools."""
     stem_depth: int = 2
     """Residual convolutions on the token grid; in the conv stem only."""
+    stem_norm: str = "batch"
+    """``batch`` normalisation, or ``picture``: each picture alone, for several picture sizes; in the conv stem only."""
     pool: str = "class"
     """What the head reads: the ``class`` token, or the ``mean`` of the patch tokens (then there is no class token)."""
     registers: int = 0
@@ -209,6 +211,7 @@ class ViTConfig:
         for name, known in (
             ("family", ("vit",)),
             ("stem", ("patch", "conv")),
+            ("stem_norm", ("batch", "picture")),
             ("pool", POOLS),
             ("positions", KINDS),
         ):
@@ -258,7 +261,7 @@ class ViT(nn.Module):
         self.patch_embed = (
             PatchEmbed(config.channels, config.patch_size, config.width)
             if config.stem == "patch"
-            else ConvStem(config.channels, config.patch_size, config.width, config.stem_depth)
+            else ConvStem(config.channels, config.patch_size, config.width, config.stem_depth, config.stem_norm)
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.pool == "class" else None
         self.reg_token = nn.Parameter(torch.zeros(1, config.registers, config.width)) if config.registers else None
