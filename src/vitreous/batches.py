@@ -36,7 +36,7 @@ class Batches:
 
     def __init__(self, images: Images, config: RunConfig) -> None:
         self.images, self.config = images, config
-        self.mean, self.std = images.mean_std()
+        self.mean, self.std = (config.data.mean, config.data.std) if config.data.mean else images.mean_std()
         self.batch = min(config.batch, len(images))
         self.per_epoch = steps_per_epoch(len(images), self.batch)
         self._epoch, self._order = -1, torch.empty(0)

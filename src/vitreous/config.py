@@ -32,8 +32,15 @@ class DataConfig:
     val_fraction: float = 0.1
     seed: int = 0
     """Seed of the split alone, so that runs with different seeds share their validation pictures."""
+    mean: tuple[float, ...] = ()
+    """Of each channel, of pixels in 0..1; empty: that of the training pictures."""
+    std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or min(self.std, default=1.0) <= 0:
+            raise ValueError(
+                f"mean {list(self.mean)} and std {list(self.std)}: give one number a channel each, those of std above 0"
+            )
         if not 0 < self.val_fraction < 1:
             raise ValueError(
                 f"val_fraction is {self.val_fraction}: it is a share of the training pictures between 0 and 1"
@@ -61,6 +68,8 @@ class RunConfig:
     budget: float | None = None
     epochs: float | None = None
     steps: int | None = None
+    weights: str = ""
+    """What the model started from, as :func:`vitreous.pretrained.read` takes it; empty: weights drawn by the seed."""
     seed: int = 0
     batch: int = 128
     phases: tuple[Phase, ...] = ()

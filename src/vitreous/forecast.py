@@ -77,7 +77,7 @@ def forecast(config: RunConfig, data: DataSet, started: float) -> Forecast:
     parts = [(phase.size, phase.share / total) for phase in config.phases] or [(config.model.image_size, 1.0)]
     if config.sizes:  # about as long on each
         parts = [(size, 1 / len(config.sizes)) for size in config.sizes]
-    run.model.train()
+    run.learn()
     batch, speeds = run.batches.batch, {}
     for size, _ in parts:
         times = []

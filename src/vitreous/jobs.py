@@ -6,16 +6,21 @@ Not here: the choices (recipes.py), the loop (train.py), the display (console.py
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from torch import Tensor
+
 from vitreous.config import DataConfig, RunConfig, override
 from vitreous.data import DataSet, load
+from vitreous.finetuning import fit, plan_from
 from vitreous.forecast import Forecast, forecast
+from vitreous.pretrained import read
 from vitreous.recipes import Wish, plan
 from vitreous.runs import claim, read_config, vacant
 from vitreous.train import Result, Watch, train
+from vitreous.vit import ViTConfig
 
 MOST_REJECTED = 20
 """Files left out that are named one by one; the others are counted."""
@@ -40,7 +45,7 @@ def train_on(
     vacant(Path(out))
     with claim(Path(out)):  # a folder that is taken or cannot be written is found before pictures are read
         config, data, notes = _planned(wish, changes or {}, data_root)
-        return train(config, out, data, watch=watch, started=started, notes=notes)
+        return train(config, out, data, watch=watch, started=started, notes=notes, weights=_weights(config, data))
 
 
 def plan_on(
@@ -59,15 +64,32 @@ def plan_on(
 def _planned(wish: Wish, changes: Mapping[str, str], data_root: Path | None) -> tuple[RunConfig, DataSet, list[str]]:
     limits = RunConfig(budget=wish.budget, epochs=wish.epochs, steps=wish.steps)  # refused before pictures are read
     held_out = override(limits, {path: text for path, text in changes.items() if path.startswith("data.")}).data
-    side = _whole("model.image_size", changes["model.image_size"]) if "model.image_size" in changes else None
+    side, heads = (
+        _whole(name, changes[name]) if name in changes else None for name in ("model.image_size", "model.heads")
+    )
+    if wish.freeze and not wish.weights:
+        raise ValueError("--freeze keeps weights as they are: say which with --from")
+    start = read(wish.weights, heads) if wish.weights else None
     held_out = replace(held_out, source=wish.source)
-    data = _read(held_out, side, data_root)
+    data = _read(held_out, side or (start.config.image_size if start else None), data_root)
     if side is None and (fitting := _fitting_side(data)) is not None:
         data = _read(held_out, fitting, data_root)
-    config, reasons = plan(replace(wish, val_fraction=held_out.val_fraction), data)
+    wish = replace(wish, val_fraction=held_out.val_fraction)
+    config, reasons = plan_from(wish, data, fit(start, data)) if start else plan(wish, data)
+    decided = config.model
     config = override(config, dict(changes))
+    if start and config.model != decided:
+        raise ValueError(f"the weights of {wish.weights} decide on the model: leave --set model... out")
     asked = [f"as asked: {path}={text}" for path, text in changes.items()]
     return config, data, [*_notes(data), *reasons, *asked]
+
+
+def _weights(config: RunConfig, data: DataSet) -> Callable[[], Mapping[str, Tensor]] | None:
+    """What the run of a config starts from, read when it is asked for; None for random weights."""
+    if not config.weights:
+        return None
+    heads = config.model.heads if isinstance(config.model, ViTConfig) else None
+    return lambda: fit(read(config.weights, heads), data).weights
 
 
 def resume(
@@ -88,7 +110,8 @@ def resume(
         raise ValueError(f"{run} was trained on {config.data.source!r}, not on {source!r}: name the run with --out")
     with claim(Path(run)):
         data = _read(config.data, config.model.image_size, data_root)
-        return train(config, run, data, resume=True, watch=watch, started=started, notes=list(_notes(data)))
+        notes, weights = list(_notes(data)), _weights(config, data)
+        return train(config, run, data, resume=True, watch=watch, started=started, notes=notes, weights=weights)
 
 
 def _read(held_out: DataConfig, side: int | None, data_root: Path | None) -> DataSet:

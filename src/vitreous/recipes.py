@@ -37,6 +37,10 @@ class Wish:
     """``vit``, ``resnet`` or ``fastcnn``."""
     any_size: bool = False
     """Train on several picture sizes, so that others than the training size work at test time."""
+    weights: str | None = None
+    """What to start from, as :func:`vitreous.pretrained.read` takes it (finetuning.py)."""
+    freeze: bool = False
+    """Let the head alone learn."""
 
 
 LARGEST_BATCH = 128

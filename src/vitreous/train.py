@@ -33,7 +33,7 @@ from vitreous.config import RunConfig
 from vitreous.data import DataSet, Images
 from vitreous.device import Plan, choose, hardware, keep_memory, pick_device
 from vitreous.models import build_model, count_parameters
-from vitreous.optim import build_optimizers, lr_at, set_lr
+from vitreous.optim import build_optimizers, freeze, lr_at, set_lr
 from vitreous.pace import Pace, candidates
 from vitreous.runs import Journal, claim, discard, prepare
 from vitreous.saving import Saver, newest
@@ -108,6 +108,8 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = build_model(config.model)
+        if config.optim.freeze:
+            freeze(self.model)
         self.model.to(pick_device(config.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
         way = config.precision, config.attention
         if past and origin.same_processor(past["machine"]):  # to go on to the bit
@@ -125,6 +127,16 @@ class Run:
         self.side = config.model.image_size
         """Of the pictures of the latest step, in pixels."""
         self.loss = math.nan
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes these weights in place of the random ones of their names. Raises ValueError where they do not fit."""
+        checkpoint.load_weights(self.model, {**self.model.state_dict(), **weights})
+        if self.averaged is not None:
+            self.averaged.load_state_dict(self.model.state_dict())
+
+    def learn(self) -> None:
+        """Goes into training mode; a frozen model, whose normalisation must not learn either, into eval mode."""
+        self.model.train(not self.config.optim.freeze)
 
     def classifier(self, data_name: str) -> Classifier:
         """The model that is kept, averaged where the config asks for it, sharing the weights that are being trained."""
@@ -221,10 +233,12 @@ def train(
     watch: Watch | None = None,
     started: float | None = None,
     notes: Sequence[str] = (),
+    weights: Callable[[], Mapping[str, Tensor]] | None = None,
 ) -> Result:
     """Trains a model into the run folder ``out``, which belongs to this process alone until it is over.
 
-    ``notes`` are sentences on choices made before, which are told and kept in ``train.log`` with its own.
+    ``notes`` are sentences on choices made before, which are told and kept in ``train.log`` with its own. A run that
+    begins asks for ``weights`` to start from; what they do not name, or all without them, starts from random numbers.
 
     ``started`` is the ``time.monotonic()`` from which a budget counts, now if not given. With ``resume`` the newest
     whole checkpoint of ``out`` goes on under the same config; a run that was killed before its first begins anew.
@@ -233,7 +247,7 @@ def train(
     """
     started = time.monotonic() if started is None else started
     with claim(Path(out)):
-        return _train(config, Path(out), data, resume, watch or (lambda progress: None), started, notes)
+        return _train(config, Path(out), data, resume, watch or (lambda progress: None), started, notes, weights)
 
 
 def _train(
@@ -244,6 +258,7 @@ def _train(
     tell: Watch,
     started: float,
     notes: Sequence[str],
+    weights: Callable[[], Mapping[str, Tensor]] | None,
 ) -> Result:
     if not resume:
         check(config, data)
@@ -262,6 +277,8 @@ def _train(
     note("probe", run.plan.note)
     if past:
         run.restore(*past)
+    elif weights:
+        run.start_from(weights())
     if resume:
         journal.forget_after(run.step)
         checkpoint.set_aside(folder, run.step)
@@ -283,7 +300,7 @@ def _train(
     loss, accuracy = Smooth(), run.accuracy
     looked: list[float] = []
     """Seconds of each look at validation pictures."""
-    run.model.train()
+    run.learn()
     with stop_signals() as stopped, threads(config.threads or before) as most, run.saver:
         adapts = config.budget is not None and not config.threads and run.plan.device.type == "cpu"
         pace = Pace(candidates(most) if adapts else (most,))
@@ -324,7 +341,7 @@ def _train(
                 clock.reserve = reserve * max(1.0, looked[-1] / min(looked))  # the last evaluation slows down as well
                 journal.write(**_line(seen, "val", look_loss, accuracy), n=len(glance))
                 tell(dataclasses.replace(seen, phase="evaluate", seconds=clock.elapsed(), accuracy=accuracy))
-                run.model.train()
+                run.learn()
             if run.saver.due(occasion=looks_now):
                 run.save()
         interrupted = stopped.is_set()

@@ -36,6 +36,13 @@ def train(
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="vit, or a CNN to compare with: resnet, fastcnn. Else vit.")
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="WEIGHTS", help="Train on from weights: safetensors, hf:owner/name, or a run of yours."
+        ),
+    ] = None,
+    freeze: Annotated[bool, typer.Option("--freeze", help="Let the head alone learn; with --from.")] = False,
     any_size: Annotated[
         bool, typer.Option("--any-size", help="Train on several picture sizes, for pictures of other sizes later.")
     ] = False,
@@ -75,6 +82,8 @@ def train(
             device=device or "auto",
             model=model,
             any_size=any_size,
+            weights=start,
+            freeze=freeze,
         )
     if only_plan:
         config, notes, expected = jobs.plan_on(wish, changes=changes, data_root=data_root, started=STARTED)
@@ -88,6 +97,8 @@ def train(
                 "size": size,
                 "stem": stem,
                 "model": model,
+                "from": start,
+                "freeze": freeze or None,
                 "any-size": any_size or None,
                 "budget": budget,
                 "epochs": epochs,
