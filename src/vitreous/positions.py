@@ -174,7 +174,7 @@ class SinCos(Position):
     def add(self, tokens: Tensor, table: Tensor | None, trained: Grid, grid: Grid) -> Tensor:
         turns = angles(middles(trained, grid, tokens.device), tokens.shape[-1] // 4)
         waves = torch.cat([turns.sin(), turns.cos()], dim=1)  # (R*K, D)
-        special = tokens.shape[1] - len(waves)
+        special = tokens.shape[1] - waves.shape[0]
         return tokens + F.pad(waves, (0, 0, special, 0)).to(tokens.dtype)
 
 

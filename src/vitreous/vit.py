@@ -291,7 +291,7 @@ class ViT(nn.Module):
         grid, own = self.grid(images), self._grids(images, sizes)
         real = None if own is None else real_patches(own, grid, images.device)
         x = self.patch_embed(whole(images, self.config.patch_size), real).flatten(2).transpose(1, 2)  # (B, R*K, D)
-        special = [t.expand(len(x), -1, -1).to(x.dtype) for t in (self.cls_token, self.reg_token) if t is not None]
+        special = [t.expand(x.shape[0], -1, -1).to(x.dtype) for t in (self.cls_token, self.reg_token) if t is not None]
         x = torch.cat([*special, x], dim=1)  # (B, N, D)
         if own is None:
             return self.positions.add(x, self.pos_embed, self.config.grid, grid)

@@ -74,3 +74,40 @@ def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if all(part in weights for part in parts):
             weights[query.replace(".q.", ".qkv.")] = torch.cat([weights.pop(part) for part in parts])
     return weights
+
+
+TO_HUGGINGFACE = (
+    (r"^(cls_token)$", r"vit.embeddings.\1"),
+    (r"^pos_embed$", "vit.embeddings.position_embeddings"),
+    (r"^patch_embed\.proj\.", "vit.embeddings.patch_embeddings.projection."),
+    (r"^blocks\.", "vit.encoder.layer."),
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+    (r"\.attn\.proj\.", ".attention.output.dense."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+    (r"^norm\.", "vit.layernorm."),
+    (r"^head\.", "classifier."),
+)
+"""The way back, to the names that every version of its ViTForImageClassification reads."""
+
+
+def for_huggingface(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under Hugging Face's names; what a layer scale multiplies is multiplied here, once and for all."""
+    theirs = {}
+    for name, tensor in weights.items():
+        if name.endswith(".gamma"):
+            continue
+        for layer, scale in ((".attn.proj.", ".ls1.gamma"), (".mlp.fc2.", ".ls2.gamma")):
+            block, found, kind = name.partition(layer)
+            if found and block + scale in weights:
+                gamma = weights[block + scale]
+                tensor = tensor * (gamma[:, None] if kind == "weight" else gamma)
+        for pattern, new in TO_HUGGINGFACE:
+            name = re.sub(pattern, new, name)
+        if ".attn.qkv." in name:
+            for part, third in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                theirs[name.replace(".attn.qkv.", f".attention.attention.{part}.")] = third
+        else:
+            theirs[name] = tensor
+    return theirs

@@ -5,6 +5,7 @@ training.py  train
 using.py     eval, predict
 seeing.py    heatmap, report, compare
 data.py      data
+sharing.py   export, import
 showing.py   serve, lesson
 """
 
@@ -16,7 +17,7 @@ import sys
 
 # Each registers its commands, and --help lists them in this order.
 # isort: off
-from vitreous.cli import training, using, seeing, data, showing  # noqa: F401
+from vitreous.cli import training, using, seeing, data, sharing, showing  # noqa: F401
 
 # isort: on
 from vitreous.cli.frame import app

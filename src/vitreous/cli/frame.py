@@ -67,7 +67,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             complain(f"error: {explain(problem)}")
             raise typer.Exit(2) from None
 
-    app.command()(plainly)
+    app.command(function.__name__.rstrip("_"))(plainly)  # a word that Python keeps for itself ends in _
     return plainly
 
 
