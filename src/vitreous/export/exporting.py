@@ -115,7 +115,7 @@ def export_run(
     if path.exists():
         raise ValueError(f"{path} is already there: remove it, or choose another place with --out")
     images = _pictures(run, classifier, "val", n, data_root)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"partial-{path.name}")  # whose end says what it is, which libraries go by
     _remove(partial)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -95,7 +95,8 @@ def facts(classifier: Classifier) -> dict[str, str]:
 
 def write_pt2(classifier: Classifier, path: Path) -> None:
     """A program for ``torch.export.load``, with :func:`facts` as its extra file vitreous.json."""
-    torch.export.save(program(classifier), path, extra_files={"vitreous.json": json.dumps(facts(classifier))})
+    with _quiet():
+        torch.export.save(program(classifier), path, extra_files={"vitreous.json": json.dumps(facts(classifier))})
 
 
 def open_pt2(path: Path) -> Answers:
