@@ -15,6 +15,7 @@ from vitreous.config import RunConfig, from_json, override, to_json
 from vitreous.data import DataSet
 from vitreous.recipes import Wish, plan, sizes_around
 from vitreous.train import train
+from vitreous.vit import ViTConfig
 
 
 def test_each_size_gets_about_the_same_share_of_the_pixels(squares: DataSet, tiny_run: RunConfig) -> None:
@@ -55,6 +56,7 @@ def test_the_recipe_says_its_sizes(squares: DataSet) -> None:
     assert config.sizes and not config.phases and config.recipe.endswith("any-size")
     assert any("several picture sizes" in note for note in notes)
     assert from_json(to_json(config)) == config
+    assert isinstance(config.model, ViTConfig) and config.model.stem_norm == "picture"
     assert sizes_around(32, 4) == (24, 32, 40, 48, 64)
     assert sizes_around(8, 8) == (8, 16)
 

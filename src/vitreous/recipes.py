@@ -6,7 +6,7 @@ What the numbers below rest on is in docs/results.md (what won) and docs/log.md 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -72,6 +72,8 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
     def fitted(size: str) -> tuple[ModelConfig, tuple[Phase, ...], float]:
         """The model of a size, how its pictures grow, and how many epochs it will see."""
         model = model_for(family, size, wish.stem, side, channels, classes)
+        if wish.any_size and isinstance(model, ViTConfig) and model.stem == "conv":
+            model = replace(model, stem_norm="picture")
         phases = () if wish.any_size or side < 32 else growing(model)
         return model, phases, expected_epochs(wish, model, count, batch, phases, here)
 
@@ -104,6 +106,8 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
     if wish.any_size:
         sizes = sizes_around(side, patch)
         notes.append(f"several picture sizes, about as long on each: {', '.join(map(str, sizes))} pixels")
+        if isinstance(model, ViTConfig) and model.stem == "conv":
+            notes.append("each picture is normalised alone, since averages over a batch would suit none of the sizes")
     elif phases:
         steps = ", ".join(f"{100 * phase.share:.0f} % on {phase.size}" for phase in phases)
         notes.append(f"pictures grow over the run, since small ones cost less: {steps} pixels")
