@@ -338,7 +338,8 @@ def _train(
                     break
                 accuracy = run.accuracy
                 looked.append(time.perf_counter() - begun)
-                clock.reserve = reserve * max(1.0, looked[-1] / min(looked))  # the last evaluation slows down as well
+                slower = statistics.median(looked[-3:]) / statistics.median(looked)
+                clock.reserve = reserve * max(1.0, slower)  # the last evaluation will be slower as well
                 journal.write(**_line(seen, "val", look_loss, accuracy), n=len(glance))
                 tell(dataclasses.replace(seen, phase="evaluate", seconds=clock.elapsed(), accuracy=accuracy))
                 run.learn()
