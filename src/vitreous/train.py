@@ -13,6 +13,7 @@ import contextlib
 import copy
 import dataclasses
 import math
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
