@@ -185,7 +185,7 @@ def test_gray_sets_have_one_channel_and_one_coloured_picture_makes_it_three(tmp_
 
 
 def test_a_coloured_picture_beyond_the_sample_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitreous.data.gather.SAMPLE", 2)
+    monkeypatch.setattr("vitreous.data.plan.SAMPLE", 2)
     for label in ("cat", "dog"):
         for number in range(5):
             picture(tmp_path / "a" / label / f"{number}.png", mode="RGB" if number == 1 else "L")
@@ -199,7 +199,7 @@ def test_large_pictures_decode_the_same_on_threads(tmp_path: Path, monkeypatch: 
         for number in range(4):
             picture(tmp_path / "a" / label / f"{number}.png", (90, 90), seed=number)
     threaded = load(tmp_path / "a").train
-    monkeypatch.setattr("vitreous.data.gather._THREADED", 10**9)
+    monkeypatch.setattr("vitreous.data.pixels._THREADED", 10**9)
     alone = load(tmp_path / "a").train
     assert threaded is not None
     assert alone is not None

@@ -7,7 +7,6 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -163,10 +162,6 @@ def test_a_class_without_pictures_is_told_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"picture": "imgs"}, ["imgs, label", "did you mean 'imgs'", "'img'"]),
-        ({"picture": "Image"}, ["did you mean 'Image'"]),
-        ({"label": "lable"}, ["image, lable", "did you mean 'lable'", "'label'"]),
-        ({"picture": "q"}, ["no picture column", "found q, label"]),
         ({"labels": [0.5] * 30}, ["double", "integers or names"]),
         ({"labels": [0] * 30, "names": None}, ["one class only"]),
         ({"cells": [b"x"] * 30}, ["no readable picture"]),
@@ -182,8 +177,36 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, options: dict[str, objec
 
 
 def test_a_picture_column_that_holds_no_bytes_is_refused(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"image": ["a.png"], "label": [0]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"image": [[1, 2]], "label": [0]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="not bytes"):
+        load(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("options", "note"),
+    [
+        ({"picture": "Image", "label": "LABEL"}, "'Image', labels from 'LABEL'"),
+        ({"picture": "scan"}, "'scan', labels from 'label'"),
+        ({"picture": "x", "plain": True}, "'x', labels from 'label'"),
+        ({"label": "lable"}, "'image', labels from 'lable'"),
+        ({"label": "breed", "names": None}, "'image', labels from 'breed'"),
+    ],
+)
+def test_columns_of_other_names_are_found_where_only_one_can_be_meant(
+    tmp_path: Path, options: dict[str, object], note: str
+) -> None:
+    data = load(write(tmp_path / "a.parquet", **options))  # type: ignore[arg-type]
+    assert sum(len(part) for part in data.splits().values()) == 30
+    assert any(note in each for each in data.notes)
+
+
+def test_columns_that_could_all_be_meant_are_refused_with_the_nearest(tmp_path: Path) -> None:
+    table = pq.read_table(write(tmp_path / "a.parquet", names=None)).rename_columns(["photograph", "lable"])
+    pq.write_table(table.append_column("number", table["lable"]), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"no label column .*did you mean 'lable'\? Rename it to 'label'"):
+        load(tmp_path / "a.parquet")
+    pq.write_table(table.append_column("mask", table["photograph"]), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"no picture column .*found photograph, lable, mask"):
         load(tmp_path / "a.parquet")
 
 
@@ -212,87 +235,11 @@ def test_a_file_that_names_no_split_among_others_is_refused(tmp_path: Path) -> N
 
 
 def test_one_coloured_picture_beyond_the_sample_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitreous.data.gather.SAMPLE", 3)
+    monkeypatch.setattr("vitreous.data.plan.SAMPLE", 3)
     cells = [png(row, mode="RGB" if row == 1 else "L") for row in range(30)]
     data = load(write(tmp_path / "a.parquet", cells=cells))
     assert data.train is not None
     assert data.train.pixels.shape[1] == 3
-
-
-# The cache
-
-
-@pytest.fixture
-def cached(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitreous.data.cache._WORTH", 1)
-
-
-def entries(cache: Path) -> list[Path]:
-    return sorted(cache.rglob("*.*"))
-
-
-@pytest.mark.usefixtures("cached")
-def test_a_second_load_decodes_nothing_and_is_equal(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cells: list[bytes | None] = [png(row) for row in range(30)]
-    cells[4] = b"broken"
-    path = write(tmp_path / "a.parquet", cells=cells)
-    first = load(path, cache=cache)
-    monkeypatch.setattr("vitreous.data.parquet.decode_all", None)
-    again = load(path, cache=cache)
-    assert first.train is not None
-    assert again.train is not None
-    assert first.train.fingerprint() == again.train.fingerprint()
-    assert (first.train.ids, first.rejected, first.original) == (again.train.ids, again.rejected, again.original)
-    assert [each.suffix for each in entries(cache)] == [".safetensors"]
-
-
-@pytest.mark.usefixtures("cached")
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "pickle"])
-def test_a_damaged_entry_is_decoded_again(tmp_path: Path, cache: Path, damage: str) -> None:
-    path = write(tmp_path / "a.parquet")
-    first = load(path, cache=cache).train
-    entry = entries(cache)[0]
-    data = bytearray(entry.read_bytes())
-    data[-5] ^= 1
-    forged = {"flip": bytes(data), "cut": bytes(data[:-9]), "empty": b"", "pickle": b"\x80\x04cos\nsystem\n."}[damage]
-    entry.write_bytes(forged)
-    again = load(path, cache=cache).train
-    assert first is not None
-    assert again is not None
-    assert first.fingerprint() == again.fingerprint()
-    assert entry.read_bytes() != forged
-
-
-@pytest.mark.usefixtures("cached")
-def test_a_changed_source_and_another_size_are_decoded_anew(tmp_path: Path, cache: Path) -> None:
-    path = write(tmp_path / "a.parquet")
-    load(path, cache=cache)
-    load(path, cache=cache, size=8)
-    assert len(entries(cache)) == 2
-    write(path, cells=[png(row + 100) for row in range(30)])
-    data = load(path, cache=cache, val_fraction=0)
-    assert data.train is not None
-    expected = np.asarray(Image.open(io.BytesIO(png(100))))
-    np.testing.assert_array_equal(data.train.pixels[0].permute(1, 2, 0).numpy(), expected)
-
-
-@pytest.mark.usefixtures("cached")
-def test_a_cache_that_cannot_be_written_costs_only_a_note(tmp_path: Path, cache: Path) -> None:
-    cache.write_text("a file where the folder should be")
-    data = load(write(tmp_path / "a.parquet"), cache=cache)
-    assert data.train is not None
-    assert any("not kept" in note for note in data.notes)
-
-
-@pytest.mark.usefixtures("cached")
-def test_several_may_fill_one_cache_at_once(tmp_path: Path, cache: Path) -> None:
-    path = write(tmp_path / "a.parquet")
-    with ThreadPoolExecutor(4) as executor:
-        found = [data.train for data in executor.map(lambda _: load(path, cache=cache), range(4))]
-    assert len({part.fingerprint() for part in found if part is not None}) == 1
-    assert len(entries(cache)) == 1
 
 
 # The hub

@@ -17,6 +17,15 @@ from vitreous.vit import Attention, ViTConfig
 SMALL = ViTConfig(image_size=8, patch_size=4, width=16, depth=2, heads=2, classes=3, stem="conv")
 
 
+@pytest.mark.parametrize(("nbytes", "fits"), [(50, True), (51, False)])
+def test_pictures_leave_half_of_a_gpus_memory_to_the_model(
+    nbytes: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (100, 1000))
+    assert holds(torch.device("cuda"), nbytes) is fits
+    assert holds(torch.device("cpu"), nbytes)
+
+
 def test_the_probe_leaves_weights_buffers_and_random_state_as_they_were() -> None:
     model = build_model(SMALL)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -18,6 +18,7 @@ from vitreous import augment
 from vitreous.classifier import normalise
 from vitreous.config import RunConfig
 from vitreous.data import Images
+from vitreous.device import holds
 
 
 def generator_for(*key: int | str) -> Generator:
@@ -42,10 +43,11 @@ class Batches:
         self._epoch, self._order = -1, torch.empty(0)
 
     def to(self, device: torch.device) -> None:
-        """Moves the pictures, as uint8, to where the model is."""
-        self.images = dataclasses.replace(
-            self.images, pixels=self.images.pixels.to(device), labels=self.images.labels.to(device)
-        )
+        """Moves the pictures, as uint8, to where the model is, or only those of each step if all are too many."""
+        pixels = self.images.pixels
+        if holds(device, pixels.nbytes):
+            pixels = pixels.to(device)
+        self.images = dataclasses.replace(self.images, pixels=pixels, labels=self.images.labels.to(device))
 
     def chosen(self, step: int) -> Tensor:
         """The pictures of a step, (B,): epoch after epoch, each in a new order, no picture twice in an epoch."""

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from vitreous import sealed
 from vitreous.checkpoint import load_weights
 from vitreous.config import model_config
-from vitreous.data import decode, fit
+from vitreous.data import Pixels, decode, fit
 from vitreous.models import ModelConfig, build_model, describe
 
 FORMAT = 1
@@ -75,7 +75,7 @@ class Classifier:
         return normalise(pixels, self.mean, self.std)
 
     @torch.no_grad()
-    def logits(self, pixels: Tensor, batch: int = 250) -> Tensor:
+    def logits(self, pixels: Pixels, batch: int = 250) -> Tensor:
         """Class scores before softmax, in fp32: uint8 (B, C, H, W) -> (B, classes)."""
         device = next(self.model.parameters()).device
         parts = [self.model(self.prepare(part.to(device))).float().cpu() for part in pixels.split(batch)]

@@ -94,6 +94,11 @@ def choose(model: nn.Module, size: int, channels: int, precision: str, attention
     return Plan(device, *best, note=note)
 
 
+def holds(device: torch.device, nbytes: int) -> bool:
+    """Whether so many bytes leave half of a GPU's free memory to the model; on any other device nothing is moved."""
+    return device.type != "cuda" or 2 * nbytes <= torch.cuda.mem_get_info(device)[0]
+
+
 def keep_memory() -> bool:
     """Lets this process keep the memory of freed arrays for the next ones; whether the system has the switch (glibc).
 

@@ -300,8 +300,8 @@ def check_run(
         grid = (shape[1], shape[2])
         if grid not in curves:
             tell(f"covering patches at random on {len(images)} pictures")
-            curves[grid] = random_curve(classifier, images.pixels, target, grid, seed)
-        found[method] = judge(classifier, images.pixels, method, where, seed, tell, curves[grid])
+            curves[grid] = random_curve(classifier, images.pixels[:], target, grid, seed)
+        found[method] = judge(classifier, images.pixels[:], method, where, seed, tell, curves[grid])
         _store(run, method, found[method])
     return found
 

@@ -277,7 +277,7 @@ def _looked_at(
     else:
         classifier, images, _ = run_images(run, "val", root)
         images = _drawn(images, count, seed)
-    return classifier, images.pixels, images.ids, images.labels
+    return classifier, images.pixels[:], images.ids, images.labels
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from vitreous.classifier import Classifier, Prediction
 from vitreous.data import listed
 from vitreous.data.decode import quiet
 from vitreous.data.folder import printable
-from vitreous.data.gather import processors
+from vitreous.data.spread import processors
 from vitreous.sealed import sync
 
 BATCH = 64

@@ -153,7 +153,7 @@ def _mistakes(seen: _Seen, method: str) -> list[dict[str, str]]:
     if not len(wrong):
         return []
     some = seen.images.select(torch.from_numpy(wrong))
-    maps = as_shares(heat(seen.classifier, some.pixels, method)).numpy()
+    maps = as_shares(heat(seen.classifier, some.pixels[:], method)).numpy()
     even = maps * maps[0].size
     scale = (min(0.5, float(np.quantile(even, 0.02))), max(1.5, float(np.quantile(even, 0.98))))
     return [
@@ -166,7 +166,7 @@ def _mistakes(seen: _Seen, method: str) -> list[dict[str, str]]:
             "id": some.ids[place],
         }
         for place, (i, pixels, own, label) in enumerate(
-            zip(wrong, some.pixels, even, some.labels.tolist(), strict=True)
+            zip(wrong, some.pixels[:], even, some.labels.tolist(), strict=True)
         )
     ]
 
@@ -183,7 +183,7 @@ def _gallery(seen: _Seen, verdicts: dict[str, Any]) -> dict[str, Any]:
     methods: dict[str, Any] = {}
     target = torch.from_numpy(seen.guess[: len(some)])
     for name in methods_for(classifier.model):
-        way, maps = METHODS[name], heat(classifier, some.pixels, name, target=target)
+        way, maps = METHODS[name], heat(classifier, some.pixels[:], name, target=target)
         verdict = verdicts.get(name)
         entry = {
             "sentence": way.sentence,
@@ -192,7 +192,7 @@ def _gallery(seen: _Seen, verdicts: dict[str, Any]) -> dict[str, Any]:
             "maps": _bytes(as_shares(maps)),
         }
         if way.layered is not None:
-            layered = way.layered(classifier.model, classifier.prepare(some.pixels), target).clamp(min=0)
+            layered = way.layered(classifier.model, classifier.prepare(some.pixels[:]), target).clamp(min=0)
             shares = as_shares(layered.flatten(0, 2)).view(layered.shape)
             entry |= {"layered": _bytes(shares), "layers": layered.shape[1], "heads": layered.shape[2]}
         methods[name] = entry
@@ -210,7 +210,7 @@ def _gallery(seen: _Seen, verdicts: dict[str, Any]) -> dict[str, Any]:
                 "said": classifier.classes[seen.guess[i]],
                 "sure": float(seen.sure[i]),
             }
-            for i, (pixels, label) in enumerate(zip(some.pixels, labels, strict=True))
+            for i, (pixels, label) in enumerate(zip(some.pixels[:], labels, strict=True))
         ],
     }
 
@@ -251,7 +251,7 @@ def _inside(seen: _Seen) -> dict[str, Any]:
             f"{far.max():.1f} pixels. A head that looks everywhere alike has {even:.1f}."
         )
     some = seen.images.select(torch.arange(min(ON_THE_PLANE, len(seen.images))))
-    vectors = insides.embeddings(model, classifier.prepare(some.pixels))
+    vectors = insides.embeddings(model, classifier.prepare(some.pixels[:]))
     points, share = insides.plane(vectors)
     labels = some.labels.numpy()
     parts["plane"] = charts.scatter(points, labels, classifier.classes)

@@ -3,11 +3,18 @@
 images.py    Images, DataSet, Rejected, Sizes: what the rest of the house handles
 splits.py    names of splits; the seeded, stratified hold-out
 decode.py    one picture to one array
-gather.py    many pictures to one tensor of one size
-cache.py     decoded pictures kept on disk
+opened.py    pictures found and not yet decoded: what every source hands over
+plan.py      which size and channels all pictures of a source become
+spread.py    work on many processors, results in order
+pixels.py    many pictures to one array of one size
+cache.py     decoded pictures kept on disk and mapped
+gather.py    an opened source to decoded splits, and what was left out
+labels.py    labels as rows hold them to class numbers
+columns.py   which columns of a table are meant
 folder.py    a folder per class
+tables.py    rows of parquet and Arrow files
+parquet.py   Hugging Face's layouts
 listing.py   pictures without labels: folders, patterns, lists
-parquet.py   Hugging Face's layout
 fetch.py     files of known content over HTTPS
 hub.py       hf:owner/name
 named.py     digits, CIFAR, MNIST
@@ -18,7 +25,7 @@ describe.py  what a data set is, in numbers and at a glance
 
 from vitreous.data.decode import decode, fit
 from vitreous.data.describe import contact_sheet, describe
-from vitreous.data.images import DataSet, Images, Rejected, Sizes
+from vitreous.data.images import DataSet, Images, Mapped, Pixels, Rejected, Sizes
 from vitreous.data.listing import listed
 from vitreous.data.load import load
 from vitreous.data.splits import split
@@ -26,6 +33,8 @@ from vitreous.data.splits import split
 __all__ = [
     "DataSet",
     "Images",
+    "Mapped",
+    "Pixels",
     "Rejected",
     "Sizes",
     "contact_sheet",

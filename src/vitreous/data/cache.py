@@ -1,28 +1,60 @@
-"""Decoded pictures kept on disk, so that the second run of a parquet set skips decoding.
+"""Decoded pictures kept on disk and mapped into memory: the second run of a source decodes nothing, and a source larger
+than memory is trained from the map.
 
-A file is written beside its final name and renamed, and carries a SHA-256 that is checked on every read: an entry that
-is damaged, half-written or of another version is decoded again, never trusted. Nothing is pruned yet: delete the folder
-at will. The form is safetensors, which runs no code when read.
+An entry is a folder: `pixels.u8`, the raw uint8 (N, C, H, W), and `about.json` with its shape, what failed and a
+SHA-256 of every portion. It is keyed by what the source says of itself (names, sizes and times of its files), the size
+and channels decoded to, and Pillow's version: a changed source is decoded anew. It is built beside its final name and
+renamed, under a lock, so that of several processes one decodes and the others wait; and its checksums are verified
+whenever it is opened: one that is damaged, half-written or of another version is built again, never trusted.
+
+All of them together stay below a limit ($VITREOUS_CACHE_GB); the one unused for longest goes first. Delete the folder
+at will.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import os
+import shutil
+import time
 import uuid
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from filelock import FileLock
 
-from vitreous.data.gather import Decoded
-from vitreous.data.images import Sizes
+from vitreous.data.decode import Source, quiet
+from vitreous.data.images import Mapped, Sizes
+from vitreous.data.opened import Pictures
+from vitreous.data.pixels import (
+    Decoded,
+    Portion,
+    TooLarge,
+    decode_all,
+    decode_portion,
+    kept_of,
+    memory,
+    portions,
+    shape_of,
+    totals,
+)
+from vitreous.data.plan import Plan
+from vitreous.data.spread import in_order
 
-_VERSION = 1
-_WORTH = 5_000  # pictures; fewer decode in the time that a file takes to write
-_LARGEST = 2 * 10**9  # bytes of pixels; more would fill people's home folders unasked
-_EDGE = 1 << 16
+_VERSION = 2
+_LIMIT = 20.0  # GB of all entries together, unless $VITREOUS_CACHE_GB says otherwise
+_SPARE = 10**9  # bytes of the disk that are left alone
+_WORTH = 0.5  # seconds that decoding must be expected to take; below, it is done every time
+_SECONDS_A_PICTURE, _SECONDS_A_BYTE = 60e-6, 20e-9  # about what one core takes
+_STALE = 86_400  # seconds after which what a killed process left is nobody's
 
 
 def folder(cache: Path | None) -> Path:
@@ -33,85 +65,231 @@ def folder(cache: Path | None) -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "vitreous"
 
 
-def key_of(files: Sequence[Path], *details: object) -> str:
-    """A name for what decoding `files` gives: sizes, times, first and last 64 KiB of each, and `details`.
-
-    A parquet file's last bytes are its footer, which changes with any column chunk's place or statistics.
-    """
-    import PIL  # its decoders decide the pixels
-
-    digest = hashlib.sha256(repr((_VERSION, PIL.__version__, details)).encode())
-    for path in files:
-        status = path.stat()
-        digest.update(repr((path.name, status.st_size, status.st_mtime_ns)).encode())
-        with path.open("rb") as stream:
-            digest.update(stream.read(_EDGE))
-            stream.seek(max(0, status.st_size - _EDGE))
-            digest.update(stream.read(_EDGE))
-    return digest.hexdigest()[:32]
-
-
-def _digest(pixels: torch.Tensor, kept: torch.Tensor, about: str) -> str:
-    digest = hashlib.sha256(about.encode())
-    digest.update(kept.numpy().data)
-    digest.update(pixels.numpy().data)
-    return digest.hexdigest()
-
-
-def _read(path: Path) -> Decoded | None:
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        return None
+def limit() -> int:
+    """Bytes that all entries may take together. ValueError where $VITREOUS_CACHE_GB is no number."""
+    text = os.environ.get("VITREOUS_CACHE_GB", "") or str(_LIMIT)
     try:
-        with safe_open(path, framework="pt") as stream:
-            meta = stream.metadata() or {}
-            pixels, kept = stream.get_tensor("pixels"), stream.get_tensor("kept")
-        if meta.get("sha256") != _digest(pixels, kept, meta.get("about", "")):
-            return None
-        about = json.loads(meta["about"])
-        sizes = about["original"]
-        original = Sizes(tuple(sizes[0]), tuple(sizes[1])) if sizes else None
-        failed = tuple((place, reason) for place, reason in about["failed"])
-        return Decoded(pixels, kept.numpy(), failed, original, about["gray"], about["animated"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError):
-        return None
+        gigabytes = float(text)
+    except ValueError:
+        gigabytes = math.nan
+    if not 0 <= gigabytes < math.inf:
+        raise ValueError(f"VITREOUS_CACHE_GB is {text!r}: give a number of gigabytes, such as 20, or 0 for no cache")
+    return int(gigabytes * 1e9)
 
 
-def _write(path: Path, decoded: Decoded) -> None:
-    from safetensors.torch import save_file
+def remembered(pictures: Pictures, target: Plan, cache: Path | None) -> tuple[Decoded, str]:
+    """All pictures decoded, from the cache where they are in it; and a sentence if they could not be kept there.
 
-    sizes = (decoded.original.height, decoded.original.width) if decoded.original else None
-    about = json.dumps(
-        {"failed": decoded.failed, "original": sizes, "gray": decoded.gray, "animated": decoded.animated}
-    )
-    kept = torch.from_numpy(decoded.kept)
-    meta = {"about": about, "sha256": _digest(decoded.pixels, kept, about)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        save_file({"pixels": decoded.pixels, "kept": kept}, partial, metadata=meta)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def remembered(key: str, count: int, cache: Path | None, build: Callable[[], Decoded]) -> tuple[Decoded, str]:
-    """The entry `key`, or what `build` gives, stored for next time; and a sentence if it could not be stored.
-
-    count: how many pictures `build` will decode; small sets are not worth a file.
+    Few or small pictures are decoded every time. ValueError for more than fit into neither cache nor memory.
     """
-    path = folder(cache) / "decoded" / f"{key}.safetensors"
-    if count < _WORTH:
-        return build(), ""
-    found = _read(path)
+    if not worth(pictures):
+        return decode_all(pictures, target), ""
+    root = folder(cache) / "decoded"
+    entry = root / _key(pictures, target.size, target.channels)
+    shape = shape_of(pictures, target)
+    found = _open(entry, shape)
     if found is not None:
         return found, ""
-    decoded = build()
-    if decoded.pixels.numel() > _LARGEST:
-        return decoded, ""
     try:
-        _write(path, decoded)
-    except Exception as error:  # a full or read-only disk, in safetensors' own exception too: only the cache is lost
-        return decoded, f"decoded pictures were not kept in {path.parent} for next time ({error})"
-    return decoded, ""
+        why = _no_room(root, math.prod(shape))
+        if not why:
+            with FileLock(f"{entry}.lock"):
+                return _open(entry, shape) or _build(entry, pictures, target), ""
+    except (
+        OSError,
+        NotImplementedError,
+    ) as error:  # a full or read-only disk, one without locks: only the cache is lost
+        why = str(error)
+    try:
+        return decode_all(pictures, target), f"decoded pictures were not kept in {root} for next time ({why})"
+    except TooLarge as error:
+        raise ValueError(f"{error}.\nOn disk, in {root}, there was no room for them either ({why}).") from None
+
+
+def worth(pictures: Pictures) -> bool:
+    """Whether decoding takes long enough to remember anything about it."""
+    return len(pictures) * _SECONDS_A_PICTURE + pictures.weight * _SECONDS_A_BYTE >= _WORTH and limit() > 0
+
+
+def noted(pictures: Pictures, what: str, cache: Path | None, build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `build` finds out about pictures, as plain JSON values, kept in the cache too: a sample of headers takes
+    long to read where pictures are large."""
+    if not worth(pictures):
+        return build()
+    return facts(_key(pictures, what), cache, build)
+
+
+def facts(key: str, cache: Path | None, build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The JSON values kept under `key`, or what `build` gives, kept for next time where that is possible."""
+    path = folder(cache) / "decoded" / f"{key}.json"
+    found = _read_json(path)
+    if found is not None:
+        _touch(path)
+        return found
+    made = build()
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+        try:
+            _write_json(beside, made)
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+    return made
+
+
+def key_of(*details: object) -> str:
+    """A name for what follows from `details`."""
+    return hashlib.sha256(repr((_VERSION, *details)).encode("utf-8", "backslashreplace")).hexdigest()[:32]
+
+
+def _key(pictures: Pictures, *details: object) -> str:
+    import PIL  # its decoders decide the pixels
+
+    return key_of(PIL.__version__, pictures.identity(), details)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        sha256, text = path.read_text(encoding="utf-8").split("\n", 1)
+        if sha256 != hashlib.sha256(text.encode()).hexdigest():
+            return None
+        values = json.loads(text)
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    text = json.dumps(values)
+    path.write_text(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}", encoding="utf-8")
+
+
+def _touch(path: Path) -> None:
+    with contextlib.suppress(OSError):  # a cache that cannot be written can still be read
+        os.utime(path)
+
+
+def _map(path: Path, shape: Sequence[int]) -> torch.Tensor:
+    """The file as a tensor. Writing to one that fits into memory changes a private copy; a larger one is read-only."""
+    total = memory()
+    private = total is not None and 2 * math.prod(shape) < total  # the system may refuse to promise more
+    pixels = np.memmap(path, np.uint8, "c" if private else "r", shape=tuple(shape))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable")
+        return torch.from_numpy(pixels)
+
+
+def _open(entry: Path, shape: tuple[int, ...]) -> Decoded | None:
+    """The entry, or None where it is not there, not whole or not of `shape`."""
+    about = _read_json(entry / "about.json")
+    if about is None or about["shape"] != list(shape):
+        return None
+    path = entry / "pixels.u8"
+    try:
+        if path.stat().st_size != math.prod(shape):
+            return None
+        store = _map(path, shape)
+    except (OSError, ValueError):
+        return None
+    blocks = ((store[first : first + count], sha256) for first, count, sha256 in about["portions"])
+    if not all(in_order(_is_whole, blocks, "threads")):
+        return None
+    _touch(entry)
+    return _decoded(store, about)
+
+
+def _is_whole(pixels: torch.Tensor, sha256: str) -> bool:
+    return hashlib.sha256(pixels.numpy().data).hexdigest() == sha256
+
+
+def _decoded(store: torch.Tensor, about: dict[str, Any]) -> Decoded:
+    failed = tuple((place, reason) for place, reason in about["failed"])
+    kept = np.delete(np.arange(len(store), dtype=np.int64), [place for place, _ in failed])
+    sizes = about["original"]
+    original = Sizes(tuple(sizes[0]), tuple(sizes[1])) if sizes else None
+    return Decoded(Mapped(store, torch.from_numpy(kept)), kept, failed, original, about["gray"], about["animated"])
+
+
+def _into_file(path: Path, target: Plan, first: int, sources: Sequence[Source | None]) -> tuple[Portion, str]:
+    """Decode a portion to its place in the file; returns its SHA-256 too."""
+    pixels = np.zeros((len(sources), target.channels, *target.size), dtype=np.uint8)
+    portion = decode_portion(first, sources, target, pixels)
+    with path.open("r+b") as stream:  # written and not mapped: a full disk is then an error and no signal
+        stream.seek(first * math.prod(pixels.shape[1:]))
+        stream.write(pixels.data)
+    return portion, hashlib.sha256(pixels.data).hexdigest()
+
+
+def _build(entry: Path, pictures: Pictures, target: Plan) -> Decoded:
+    shape = shape_of(pictures, target)
+    beside = entry.with_name(f"{entry.name}.{uuid.uuid4().hex}.partial")
+    beside.mkdir(parents=True)
+    try:
+        path = beside / "pixels.u8"
+        with path.open("wb") as stream:
+            stream.truncate(math.prod(shape))
+        with quiet():
+            done = list(in_order(partial(_into_file, path, target), portions(pictures, target), "processes"))
+        original, gray, animated = totals([portion for portion, _ in done])
+        about = {
+            "shape": list(shape),
+            "portions": [(portion.first, portion.count, sha256) for portion, sha256 in done],
+            "failed": kept_of(len(pictures), [portion for portion, _ in done])[1],
+            "original": (original.height, original.width) if original else None,
+            "gray": gray,
+            "animated": animated,
+        }
+        _write_json(beside / "about.json", about)
+        shutil.rmtree(entry, ignore_errors=True)  # damaged, or it would have been opened
+        os.rename(beside, entry)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    _prune(entry)
+    return _decoded(_map(entry / "pixels.u8", shape), about)
+
+
+def _no_room(root: Path, need: int) -> str:
+    """Why an entry of `need` bytes has no room, or nothing."""
+    if need > limit():
+        return f"{need / 1e9:.1f} GB, more than VITREOUS_CACHE_GB allows: {limit() / 1e9:g}"
+    root.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(root).free
+    if need + _SPARE > free:
+        return f"{need / 1e9:.1f} GB, and the disk has {free / 1e9:.1f} GB left"
+    return ""
+
+
+def _prune(newest: Path) -> None:
+    """Remove what has been unused for longest until all is below the limit, and what killed processes left."""
+    now = time.time()
+    kept: list[tuple[float, int, Path]] = []
+    for path in newest.parent.iterdir():
+        with contextlib.suppress(OSError):  # another process may be pruning too
+            used = path.stat().st_mtime
+            if path.suffix in (".partial", ".lock"):
+                if now - used > _STALE:
+                    _remove(path)
+            else:
+                kept.append((used, sum(_sizes(path)), path))
+    total = sum(size for _, size, _ in kept)
+    for _, size, path in sorted(kept):
+        if total <= limit():
+            return
+        if path != newest:
+            _remove(path)
+            total -= size
+
+
+def _sizes(path: Path) -> Iterator[int]:
+    for each in path.iterdir() if path.is_dir() else [path]:
+        yield each.stat().st_size
+
+
+def _remove(path: Path) -> None:
+    """A map of the entry that a process still has open stays valid."""
+    with contextlib.suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

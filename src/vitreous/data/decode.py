@@ -11,6 +11,8 @@ Shapes: H W pixels, C channels (1 gray, 3 red green blue).
 from __future__ import annotations
 
 import io
+import os
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,13 +26,28 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_PIXELS = 100_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
+# Files up to so many bytes are read whole before anything looks at them, which is the fastest way for small ones.
+_WHOLE = 1 << 23
+_WHOLE_TO_PEEK = 1 << 16
+
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _GRAY = {"1", "L", "LA", "La", "F", *_DEEP}
 _ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 _FRAMES = {"GIF", "WEBP", "PNG", "TIFF"}  # not MPO: a phone's second picture is no animation
 
-Source = Path | bytes
 Channels = Literal[1, 3]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A picture inside a larger file: `length` bytes from `start`."""
+
+    path: Path
+    start: int
+    length: int
+
+
+Source = Path | Span | bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +72,35 @@ def _too_large(width: int, height: int) -> ValueError:
     return ValueError(f"{width} x {height} pixels, more than the limit of {MAX_PIXELS // 10**6} megapixels")
 
 
-def _open(source: Source) -> Image.Image:
+def encoded(source: Source, whole: int | None = None) -> bytes | Path:
+    """The bytes of a source, or the path of a file with more than `whole`. ValueError for what cannot be read."""
+    if isinstance(source, bytes):
+        return source
+    path = source if isinstance(source, Path) else source.path
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # a pipe or a device would block for ever
+            raise ValueError("not a regular file")
+        if isinstance(source, Path) and whole is not None and status.st_size > whole:
+            return path
+        with open(path, "rb") as stream:
+            if isinstance(source, Path):
+                return stream.read()
+            stream.seek(source.start)
+            return stream.read(source.length)
+    except FileNotFoundError:
+        raise ValueError("no such file") from None
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+
+
+def _open(source: Source, whole: int = _WHOLE) -> Image.Image:
     """The picture behind its header, nothing decoded yet."""
-    if isinstance(source, Path):
-        if not source.is_file():  # a pipe or a device would block for ever
-            raise ValueError("not a regular file" if source.exists() else "no such file")
-        empty = source.stat().st_size == 0
-    else:
-        empty = len(source) == 0
-    if empty:
+    data = encoded(source, whole)
+    if data == b"":
         raise ValueError("empty file")
     try:
-        image = Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS)
+        image = Image.open(data if isinstance(data, Path) else io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
         raise ValueError(f"more than the limit of {MAX_PIXELS // 10**6} megapixels") from None
     except UnidentifiedImageError:
@@ -88,7 +122,7 @@ def _reason(error: Exception) -> str:
 
 def peek(source: Source) -> Header:
     """Read the header alone. ValueError with a short reason for what is no picture, or too large."""
-    with _open(source) as image:
+    with _open(source, _WHOLE_TO_PEEK) as image:
         return Header(image.height, image.width, image.mode in _GRAY, image.format or "")
 
 

@@ -1,4 +1,4 @@
-"""A folder per class, with or without split folders, to `Parts`.
+"""A folder per class, with or without split folders.
 
     pets/cat/1.jpg                one class per folder (and all pictures below it)
     pets/train/cat/1.jpg          train, val (or valid, validation) and test, each with the same classes
@@ -11,6 +11,7 @@ behind (Thumbs.db, desktop.ini) do not count. Links are followed, each real fold
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 import unicodedata
@@ -18,11 +19,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from vitreous.data.decode import Source
-from vitreous.data.gather import Decoded, gather
-from vitreous.data.images import Images, Parts, Rejected
+from vitreous.data.images import Rejected
+from vitreous.data.opened import Listing, Opened
 from vitreous.data.splits import canonical, needed
 
 _LEFT_BEHIND = {"thumbs.db", "desktop.ini", "icon\r"}
@@ -33,26 +34,42 @@ _NESTED = 3  # single folders to look into before giving up
 
 def printable(path: Path | str) -> str:
     """A name that can be printed and stored as UTF-8, whatever bytes the file system holds."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    text = os.fspath(path)
+    return text if text.isascii() else os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 @dataclass
 class Files:
-    """`Pictures` from files. labels[i] is the class of paths[i]."""
+    """`Pictures` from files: their paths, sizes in bytes and times of change in nanoseconds."""
 
-    paths: list[Path] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
+    root: str
+    paths: list[str] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    times: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def weight(self) -> int:
+        return sum(self.sizes)
+
+    def add(self, path: str, size: int, time: int) -> None:
+        self.paths.append(path)
+        self.sizes.append(size)
+        self.times.append(time)
+
+    def identity(self) -> str:
+        names = "\0".join(path.removeprefix(self.root) for path in self.paths)
+        return hashlib.sha256(repr((self.sizes, self.times)).encode() + os.fsencode(names)).hexdigest()
+
     def sample(self, count: int) -> list[Source]:
         step = max(1, len(self.paths) // count)
-        return list(self.paths[::step][: count + 1])
+        return [Path(path) for path in self.paths[::step][: count + 1]]
 
     def batches(self) -> Iterator[Sequence[Source | None]]:
         for start in range(0, len(self.paths), _BATCH):
-            yield self.paths[start : start + _BATCH]
+            yield [Path(path) for path in self.paths[start : start + _BATCH]]
 
 
 def hidden(name: str) -> bool:
@@ -60,16 +77,24 @@ def hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 
-def _entries(folder: Path) -> list[Path]:
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
     """What a folder holds, hidden things aside, in an order that does not depend on the file system."""
     try:
-        return sorted(path for path in folder.iterdir() if not hidden(path.name))
+        with os.scandir(folder) as entries:
+            return sorted((each for each in entries if not hidden(each.name)), key=lambda each: each.name)
     except OSError as error:
         raise ValueError(f"{printable(folder)}: cannot be listed ({error.strerror}); check its permissions") from None
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [path for path in _entries(folder) if path.is_dir()]
+    return [Path(entry.path) for entry in _entries(folder) if _is_folder(entry)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads round in a circle
+        return False
 
 
 @dataclass
@@ -77,17 +102,17 @@ class _Walk:
     """The state of one scan: real folders seen, what was refused, links that lead out of the root."""
 
     root: Path
-    seen: dict[tuple[int, int], Path] = field(default_factory=dict)
+    seen: dict[tuple[int, int], str] = field(default_factory=dict)
     rejected: list[Rejected] = field(default_factory=list)
     outside: int = 0
 
-    def refuse(self, path: Path, reason: str) -> None:
+    def refuse(self, path: Path | str, reason: str) -> None:
         self.rejected.append(Rejected(printable(path), reason))
 
-    def files(self, folder: Path) -> Iterator[Path]:
-        """Regular files below `folder`, sorted; whatever else is there is refused by name."""
+    def collect(self, folder: str, files: Files) -> None:
+        """Add the regular files below `folder`, sorted; whatever else is there is refused by name."""
         try:
-            status = folder.stat()
+            status = os.stat(folder)
         except OSError as error:
             self.refuse(folder, f"cannot be read: {error.strerror}")
             return
@@ -95,21 +120,21 @@ class _Walk:
         if first != folder:
             self.refuse(folder, f"link to a folder already read as {printable(first)}")
             return
-        for path in _entries(folder):
+        for entry in _entries(folder):
             try:
-                mode = path.stat().st_mode
+                status = entry.stat()
             except OSError as error:
-                reason = "broken link" if path.is_symlink() else f"cannot be read: {error.strerror}"
-                self.refuse(path, "link that leads round in a circle" if error.errno == errno.ELOOP else reason)
+                reason = "broken link" if entry.is_symlink() else f"cannot be read: {error.strerror}"
+                self.refuse(entry.path, "link that leads round in a circle" if error.errno == errno.ELOOP else reason)
                 continue
-            if path.is_symlink() and not path.resolve().is_relative_to(self.root):
+            if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(self.root):
                 self.outside += 1
-            if stat.S_ISDIR(mode):
-                yield from self.files(path)
-            elif stat.S_ISREG(mode):
-                yield path
+            if stat.S_ISDIR(status.st_mode):
+                self.collect(entry.path, files)
+            elif stat.S_ISREG(status.st_mode):
+                files.add(entry.path, status.st_size, status.st_mtime_ns)
             else:
-                self.refuse(path, "not a regular file")
+                self.refuse(entry.path, "not a regular file")
 
 
 def _layout(root: Path) -> tuple[Path, dict[str, Path]]:
@@ -167,48 +192,32 @@ def _same_classes(classes: dict[str, dict[str, Path]]) -> tuple[str, ...]:
     return tuple(classes[reference])
 
 
-def _scan(walk: _Walk, classes: dict[str, Path], split_name: str) -> Files:
-    files = Files()
+def _list(walk: _Walk, root: Path, classes: dict[str, Path], split_name: str) -> Listing:
+    files, labels = Files(str(root)), []
     for label, (name, folder) in enumerate(classes.items()):
-        before = len(walk.rejected)
-        paths = list(walk.files(folder))
-        if not paths:
-            refused = walk.rejected[before:]
-            why = f"holds no picture ({refused[0].path}: {refused[0].reason})" if refused else "is empty"
+        refused, start = len(walk.rejected), len(files)
+        walk.collect(str(folder), files)
+        if len(files) == start:
+            first = walk.rejected[refused:][:1]
+            why = f"holds no picture ({first[0].path}: {first[0].reason})" if first else "is empty"
             raise ValueError(
                 f"class folder {printable(folder)!r} {why}: add pictures of {name!r} to {split_name}, or remove it"
             )
-        files.paths += paths
-        files.labels += [label] * len(paths)
-    return files
+        labels += [label] * (len(files) - start)
+    return Listing(files, np.array(labels, dtype=np.int64), [printable(path) for path in files.paths])
 
 
 def _strays(walk: _Walk, folder: Path) -> None:
     """Pictures beside the class folders are no class's: refuse them by name, and pass over a README."""
-    for path in _entries(folder):
-        if path.is_file() and path.suffix.lower() in _PICTURES:
-            walk.refuse(path, "outside any class folder")
+    for entry in _entries(folder):
+        if Path(entry.name).suffix.lower() in _PICTURES and Path(entry.path).is_file():
+            walk.refuse(entry.path, "outside any class folder")
 
 
-def _images(files: Files, decoded: Decoded, classes: tuple[str, ...], walk: _Walk, split_name: str) -> Images:
-    for place, reason in decoded.failed:
-        walk.refuse(files.paths[place], reason)
-    labels = torch.tensor(files.labels, dtype=torch.int64)[torch.from_numpy(decoded.kept)]
-    counts = torch.bincount(labels, minlength=len(classes))
-    for label, name in enumerate(classes):
-        if counts[label] == 0:
-            place, reason = next((p, r) for p, r in decoded.failed if files.labels[p] == label)
-            raise ValueError(
-                f"class {name!r} has no usable picture in {split_name}: all {files.labels.count(label)} were "
-                f"left out (the first: {printable(files.paths[place])}: {reason})"
-            )
-    return Images(decoded.pixels, labels, classes, tuple(printable(files.paths[place]) for place in decoded.kept))
+def open_folder(root: Path, wanted: set[str]) -> Opened:
+    """List the splits in `wanted` (and train, where validation has to come out of it).
 
-
-def read_folder(root: Path, wanted: set[str], size: int | None) -> Parts:
-    """Read the splits in `wanted` (and train, where validation has to come out of it).
-
-    size: side in pixels, None to choose. Raises ValueError for the faults the module's rules name.
+    ValueError for the faults the module's rules name.
     """
     if not _entries(root):
         raise ValueError(
@@ -220,18 +229,12 @@ def read_folder(root: Path, wanted: set[str], size: int | None) -> Parts:
     classes = _same_classes(classes_of)
     _strays(walk, base)
     needs = needed(folders, wanted)
+    splits = {name: _list(walk, base, classes_of[name], name) for name in needs}
     reference = "train" if "train" in folders else next(iter(folders))
-    scans = {name: _scan(walk, classes_of[name], name) for name in needs}
-    if reference not in scans:  # read for its sizes only: what it refuses is for the run that uses it to tell
-        scans[reference] = _scan(_Walk(walk.root), classes_of[reference], reference)
-    try:
-        gathered = gather(dict(scans), needs, size)
-    except ValueError as error:
-        raise ValueError(f"{printable(root)}: {error}") from None
-    splits = {name: _images(scans[name], part, classes, walk, name) for name, part in gathered.splits.items()}
-    notes = list(gathered.notes)
-    if base != root:
-        notes.append(f"pictures are read from {printable(base)}")
+    if reference not in splits:  # listed for its sizes only: what it refuses is for the run that uses it to tell
+        splits[reference] = _list(_Walk(walk.root), base, classes_of[reference], reference)
+    notes = [f"pictures are read from {printable(base)}"] if base != root else []
     if walk.outside:
         notes.append(f"{walk.outside} links lead out of {printable(root)} and were followed")
-    return Parts(printable(root.resolve().name), splits, "val" in folders, walk.rejected, notes, gathered.original)
+    name = printable(root.resolve().name)
+    return Opened(name, printable(root), classes, splits, needs, "val" in folders, walk.rejected, notes)

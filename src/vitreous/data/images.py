@@ -1,4 +1,4 @@
-"""A data set in memory: uint8 pictures, their labels, the class names and where each picture came from.
+"""A data set: uint8 pictures (in memory, or mapped from a file), their labels, the class names, where each came from.
 
 Not here: reading any file (folder, parquet, named), or turning pixels into floats (the training batch does that).
 
@@ -8,23 +8,80 @@ Shapes: N pictures, C channels (1 or 3), H W pixels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-_CHUNK = 2048  # pictures counted at a time in mean_std: np.bincount makes a copy eight times as large
+_CHUNK = 1 << 24  # bytes of pixels looked at together where all of them are
+
+Index = int | slice | torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Mapped:
+    """Pictures in a file that is mapped into memory, uint8 (N, C, H, W): `mapped[index]` reads those asked for.
+
+    store: all pictures of the file (M, C, H, W); places: which of them these are (N,). `mapped[:]` reads them all into
+    a tensor, for whoever needs one and knows that they are few.
+    """
+
+    store: torch.Tensor
+    places: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Index) -> torch.Tensor:
+        return self.store[self.places[index]]
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self.places), *self.store.shape[1:]))
+
+    @property
+    def ndim(self) -> int:
+        return self.store.ndim
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.store.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.store.device
+
+    @property
+    def nbytes(self) -> int:
+        return self.shape.numel()
+
+    def part(self, index: torch.Tensor) -> Mapped:
+        """The pictures at `index`, still on disk."""
+        return Mapped(self.store, self.places[index])
+
+    def split(self, size: int) -> Iterator[torch.Tensor]:
+        """All pictures in order, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    def to(self, device: torch.device) -> torch.Tensor | Mapped:
+        """As a tensor on another device; as they are on the processor's."""
+        return self if device == self.device else self[:].to(device)
+
+
+Pixels = torch.Tensor | Mapped
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
     """Pictures of one split.
 
-    pixels: uint8 (N, C, H, W); labels: int64 (N,), each in 0..len(classes)-1; ids: a path, or "train/row 17".
+    pixels: uint8 (N, C, H, W), in memory or mapped; labels: int64 (N,), each in 0..len(classes)-1; ids: a path, or
+    "train/row 17".
     """
 
-    pixels: torch.Tensor
+    pixels: Pixels
     labels: torch.Tensor
     classes: tuple[str, ...]
     ids: tuple[str, ...]
@@ -40,16 +97,28 @@ class Images:
         return len(self.labels)
 
     def select(self, indices: torch.Tensor | np.ndarray | Sequence[int]) -> Images:
-        """The pictures at `indices`, in that order; the class names stay, even of classes that become empty."""
+        """The pictures at `indices`, in that order, in memory; the class names stay, even of classes left empty."""
         index = torch.as_tensor(indices, dtype=torch.int64)
-        ids = tuple(self.ids[i] for i in index.tolist())
-        return Images(self.pixels[index], self.labels[index], self.classes, ids)
+        return self._with(self.pixels[index], index)
+
+    def part(self, indices: torch.Tensor) -> Images:
+        """As `select`, but mapped pictures stay on disk."""
+        pixels = self.pixels
+        return self._with(pixels.part(indices) if isinstance(pixels, Mapped) else pixels[indices], indices)
+
+    def _with(self, pixels: Pixels, index: torch.Tensor) -> Images:
+        return Images(pixels, self.labels[index], self.classes, tuple(self.ids[i] for i in index.tolist()))
+
+    def _chunks(self) -> Iterator[torch.Tensor]:
+        """All pixels in order, some at a time: more than memory holds may be mapped."""
+        yield from self.pixels.split(max(1, _CHUNK // max(1, self.pixels.shape[1:].numel())))
 
     def fingerprint(self) -> str:
         """ "sha256:" and 16 hexadecimal digits over shape, class names, labels and pixels (ids do not count)."""
         digest = hashlib.sha256(repr((tuple(self.pixels.shape), self.classes)).encode("utf-8", "backslashreplace"))
         digest.update(self.labels.contiguous().numpy().data)
-        digest.update(self.pixels.contiguous().numpy().data)
+        for chunk in self._chunks():
+            digest.update(chunk.contiguous().numpy().data)
         return f"sha256:{digest.hexdigest()[:16]}"
 
     def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -62,9 +131,9 @@ class Images:
             raise ValueError("mean and standard deviation of 0 pictures: at least 1 is needed")
         channels = self.pixels.shape[1]
         counts = np.zeros((channels, 256), dtype=np.int64)
-        for chunk in self.pixels.split(_CHUNK):
+        for chunk in self._chunks():
             for channel in range(channels):
-                counts[channel] += np.bincount(chunk[:, channel].numpy().ravel(), minlength=256)
+                counts[channel] += torch.bincount(chunk[:, channel].flatten(), minlength=256).numpy()
         values = np.arange(256) / 255
         share = counts / counts.sum(axis=1, keepdims=True)
         mean = share @ values

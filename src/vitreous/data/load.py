@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Collection
 from pathlib import Path
 
 import torch
 
-from vitreous.data.gather import check_size
+from vitreous.data.gather import gather
 from vitreous.data.images import DataSet, Images, Parts
 from vitreous.data.named import EMBEDDED, NAMED, find, known, name_of, read_digits, read_named
+from vitreous.data.opened import Opened
+from vitreous.data.plan import check_size
 from vitreous.data.shapes import read_generated
 from vitreous.data.splits import check_fraction, requested, split
 
@@ -48,39 +51,39 @@ def load(
 
 
 def _read(source: str | Path, data_root: Path | None, wanted: set[str], size: int | None, cache: Path | None) -> Parts:
-    if isinstance(source, str):
-        if not source:
-            raise ValueError("no data set named; give a folder, a parquet file, or one of digits, cifar10, ...")
-        name = name_of(source)
-        if name == "digits":
-            return read_digits(wanted, size)
-        if name in EMBEDDED:
-            return read_generated(name, wanted, size)
-        if name is not None:
-            found = find(name, data_root, cache)
-            if isinstance(found, list):
-                return read_named(name, found, wanted, size)
-            return _read_path(found, wanted, size, cache)
-        if source.startswith("hf:"):
-            from vitreous.data.hub import snapshot
-            from vitreous.data.parquet import read_parquet
-
-            named = known(source.split("/")[-1].split("@")[0])
-            parts = read_parquet(
-                snapshot(source), wanted, size, cache, named.title if named else "", named.classes if named else ()
-            )
-            return (
-                parts
-                if named
-                else Parts(source, parts.splits, parts.has_val, parts.rejected, parts.notes, parts.original)
-            )
-    return _read_path(Path(source).expanduser(), wanted, size, cache)
+    """The pictures of a source, decoded."""
+    name = name_of(source) if isinstance(source, str) else None
+    if name == "digits":
+        return read_digits(wanted, size)
+    if name in EMBEDDED:
+        return read_generated(name, wanted, size)
+    if name is not None:
+        found = find(name, data_root, cache)
+        if isinstance(found, list):
+            return read_named(name, found, wanted, size)
+        return gather(_open_path(found, wanted), size, cache)
+    return gather(open_source(source, wanted), size, cache)
 
 
-def _read_path(path: Path, wanted: set[str], size: int | None, cache: Path | None) -> Parts:
+def open_source(source: str | Path, wanted: set[str]) -> Opened:
+    """List the pictures of a source that is no name: a folder, files or `hf:owner/name`."""
+    if not str(source):
+        raise ValueError("no data set named; give a folder, a parquet file, or one of digits, cifar10, ...")
+    if isinstance(source, str) and source.startswith("hf:"):
+        from vitreous.data.hub import snapshot
+        from vitreous.data.parquet import open_parquet
+
+        named = known(source.split("/")[-1].split("@")[0])
+        if named:
+            return open_parquet(snapshot(source), wanted, named.title, named.classes)
+        return dataclasses.replace(open_parquet(snapshot(source), wanted), name=source)
+    return _open_path(Path(source).expanduser(), wanted)
+
+
+def _open_path(path: Path, wanted: set[str]) -> Opened:
     """A folder or file: parquet where there is any, else class folders."""
-    from vitreous.data.folder import read_folder
-    from vitreous.data.parquet import read_parquet, split_files
+    from vitreous.data.folder import open_folder
+    from vitreous.data.parquet import open_parquet, open_saved, saved_files, split_files
 
     try:
         there = path.exists()
@@ -94,8 +97,10 @@ def _read_path(path: Path, wanted: set[str], size: int | None, cache: Path | Non
         raise ValueError(f"{path}: a file that is not parquet; pass the folder that holds the class folders")
     if path.is_file() or split_files(path):
         named = known(path.resolve().name)
-        return read_parquet(path, wanted, size, cache, named.title if named else "", named.classes if named else ())
-    return read_folder(path, wanted, size)
+        return open_parquet(path, wanted, named.title if named else "", named.classes if named else ())
+    if saved_files(path):
+        return open_saved(path, wanted)
+    return open_folder(path, wanted)
 
 
 def _held_out(parts: Parts, wanted: set[str], val_fraction: float, seed: int) -> DataSet:
@@ -118,9 +123,9 @@ def _held_out(parts: Parts, wanted: set[str], val_fraction: float, seed: int) ->
             f"validation: {len(held)} of {len(train)} training pictures held out "
             f"({val_fraction:.0%} of each class, seed {seed})"
         )
-        # Copies, but only of what is asked for: CIFAR-10's train is 150 MB.
-        val = train.select(held) if "val" in wanted else None
-        train = train.select(kept) if "train" in wanted else None
+        # Only what is asked for: CIFAR-10's train is 150 MB, and a copy where it is not mapped.
+        val = train.part(held) if "val" in wanted else None
+        train = train.part(kept) if "train" in wanted else None
     if parts.rejected:
         first = parts.rejected[0]
         notes.append(f"{len(parts.rejected)} left out; the first: {first.path}: {first.reason}")

@@ -21,8 +21,8 @@ import torch
 from vitreous.data import cache as store
 from vitreous.data.decode import fit
 from vitreous.data.fetch import Remote, check, fetch, locate
-from vitreous.data.gather import check_size
 from vitreous.data.images import Images, Parts, Sizes
+from vitreous.data.plan import check_size
 from vitreous.data.splits import needed, split
 
 _KRIZ = "https://www.cs.toronto.edu/~kriz/"

@@ -15,9 +15,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from vitreous.data.gather import check_size
 from vitreous.data.images import Images, Parts, Sizes
 from vitreous.data.named import read_digits
+from vitreous.data.plan import check_size
 from vitreous.data.splits import needed
 
 COUNTS = {"train": 5000, "test": 1000}
@@ -122,7 +122,7 @@ def scenes(name: str, which: str) -> Scenes:
 def _digits(which: str) -> tuple[np.ndarray, np.ndarray]:
     """scikit-learn's digits, 0..1 (n, 8, 8), and their labels; each split from the same split of theirs."""
     images = read_digits({which}, None).splits[which]
-    return images.pixels[:, 0].numpy() / 255.0, images.labels.numpy()
+    return images.pixels[:][:, 0].numpy() / 255.0, images.labels.numpy()
 
 
 def _axis(count: int) -> np.ndarray:

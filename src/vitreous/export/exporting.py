@@ -123,11 +123,11 @@ def export_run(
             learned_on = _pictures(run, classifier, "train", programs.CALIBRATION, data_root)
             if learned_on is None:
                 raise ValueError(f"{to} takes training pictures, and {run} has none to be found: give a run folder")
-            programs.write_int8(classifier, partial, learned_on.pixels)
+            programs.write_int8(classifier, partial, learned_on.pixels[:])
         else:
             form.write(classifier, partial)
         answers, by = form.open(partial, classifier)
-        pixels = images.pixels if images else _made_up(classifier)
+        pixels = images.pixels[:] if images else _made_up(classifier)
         parity = compare(classifier, answers, pixels)
         if form.write is not None:
             check(parity)

@@ -55,6 +55,6 @@ def draw(path: Path, data_root: Path | None = None, count: int = SAMPLES, seed: 
     return Samples(
         tuple(
             Sample(png(pixels), classifier.classes[label], source)
-            for pixels, label, source in zip(some.pixels, some.labels.tolist(), some.ids, strict=True)
+            for pixels, label, source in zip(some.pixels[:], some.labels.tolist(), some.ids, strict=True)
         )
     )
