@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vitreous import device
-from vitreous.device import bf16_pays, choose, hardware, pick_device
+from vitreous.device import bf16_pays, choose, hardware, holds, pick_device
 from vitreous.models import build_model
 from vitreous.vit import Attention, ViTConfig
 
