@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import PATIENCE, Browser, Page, Watched, chromium, contrast
 from serving import HOSTILE, Client, digits_run, make_run, picture, serving
 
 pytest.importorskip("fastapi", reason="needs the serve extra: pip install 'vitreous[serve]'")
-driver = pytest.importorskip("playwright.sync_api", reason="needs the browser extra: pip install 'vitreous[browser]'")
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
-
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
-]
-
-Page = Any  # of playwright, which need not be installed
 
 
 @pytest.fixture(scope="module")
@@ -46,46 +34,37 @@ def two(runs: tuple[Path, Path]) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with driver.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
-def opened(browser: Any) -> Iterator[Any]:
+def opened(browser: Browser) -> Iterator[Any]:
     """Opens the page of a server; afterwards there were no errors and no requests to anywhere else."""
-    contexts, asked, errors = [], [], []
+    watched = Watched(browser)
 
     def page_of(client: Client, fragment: str = "", **options: Any) -> Page:
-        context = browser.new_context(viewport=options.pop("viewport", {"width": 1280, "height": 900}), **options)
-        contexts.append(context)
-        context.grant_permissions(["clipboard-read", "clipboard-write", "camera"])
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on("request", lambda request: asked.append((request.url, client.port)))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("dialog", lambda dialog: errors.append(f"dialog: {dialog.message}"))
-        page.goto(f"http://127.0.0.1:{client.port}/{fragment}")
+        home = f"http://127.0.0.1:{client.port}/"
+        page = watched.page((home, "data:", f"blob:{home}"), **options)
+        page.context.grant_permissions(["clipboard-read", "clipboard-write", "camera"])
+        page.goto(home + fragment)
         page.locator("article.panel").first.wait_for()
         return page
 
     yield page_of
-    for context in contexts:
-        context.close()
-    assert errors == []
-    for url, port in asked:
-        assert url.startswith((f"http://127.0.0.1:{port}/", "data:", f"blob:http://127.0.0.1:{port}/")), url
+    watched.close()
 
 
 def answered(page: Page) -> None:
-    """Waits for the answer to a picture."""
+    """Waits for the answer to a picture, and to all that was chosen since."""
     page.locator("#copy-json:not([disabled])").wait_for()
+    page.locator("article.panel[aria-busy]").first.wait_for(state="detached")
 
 
 def said(page: Page) -> Any:
     """What the JSON button copies."""
+    answered(page)
     page.get_by_role("button", name="Copy JSON").click()
     page.get_by_text("The JSON of the answer is copied.").wait_for()
     return json.loads(page.evaluate("navigator.clipboard.readText()"))
@@ -110,7 +89,6 @@ def test_pick_drop_and_paste_give_the_answer_of_the_interface(one: Client, opene
     assert (run["logits"], run["map"]) == (expected["logits"], expected["map"])
     for kind, seed in (("drop", 5), ("paste", 6)):
         page.evaluate(DROP, [kind, base64.b64encode(picture(seed)).decode()])
-        page.get_by_text("Looking").wait_for(state="detached")
         answered(page)
         assert said(page)["runs"][0]["logits"] == one.ask("/v1/predict", picture(seed)).json["logits"]
     assert page.locator(".classes li").count() == 5
@@ -145,7 +123,6 @@ def test_a_sample_says_what_it_truly_is_and_its_link_opens_the_same(one: Client,
     assert label in page.locator(".truth").inner_text()
     page.get_by_label("Layer").select_option("2")
     page.get_by_label("Head").select_option("1")
-    page.locator(".patch", has_text="looks most").wait_for()
     first = said(page)
     assert (first["runs"][0]["layer"], first["runs"][0]["head"], first["true"]) == (2, 1, label)
     page.get_by_role("button", name="Copy link").click()
@@ -179,13 +156,13 @@ def test_a_damaged_link_does_no_harm(fragment: str, one: Client, opened: Any) ->
 def test_every_method_can_be_chosen(one: Client, opened: Any) -> None:
     page = opened(one, "#sample=0")
     answered(page)
-    method = page.get_by_label("Method")
-    for name in [each["name"] for each in one.get("/v1/model").json["runs"][0]["methods"]][1:]:
-        with page.expect_response(lambda reply, name=name: f"method={name}" in reply.url) as reply:
-            method.select_option(name)
-        assert reply.value.status == 200
-    with page.expect_response(lambda reply: "target=7" in reply.url):
-        page.get_by_label("Class", exact=True).select_option("7")
+    names = [each["name"] for each in one.get("/v1/model").json["runs"][0]["methods"]]
+    for name in [*names[1:], names[0]]:
+        page.get_by_label("Method").select_option(name)
+        assert said(page)["runs"][0]["method"] == name
+    page.get_by_label("Method").select_option("occlusion")
+    page.get_by_role("combobox", name="Class", exact=True).select_option("7")
+    assert said(page)["runs"][0]["target"] == "7"
 
 
 def test_hovering_shows_what_a_patch_attends_to_and_leaving_ends_it(one: Client, opened: Any) -> None:
@@ -197,7 +174,7 @@ def test_hovering_shows_what_a_patch_attends_to_and_leaving_ends_it(one: Client,
     shown = page.locator(".patch").inner_text()
     page.mouse.click(box["x"] + 0.6 * box["width"], box["y"] + 0.3 * box["height"])  # pinned
     page.mouse.move(5, 5)
-    page.wait_for_timeout(200)
+    answered(page)
     assert page.locator(".patch").inner_text() == shown
     page.keyboard.press("Escape")
     page.locator(".stage").press("Escape")
@@ -272,7 +249,6 @@ def test_no_width_scrolls_sideways_and_nothing_jumps(width: int, one: Client, tw
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page = opened(one, "#sample=2", viewport={"width": width, "height": 800})
     answered(page)
-    page.wait_for_timeout(300)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     shift = page.evaluate(
         """new Promise((done) => new PerformanceObserver((list) => done(list.getEntries()
@@ -280,27 +256,6 @@ def test_no_width_scrolls_sideways_and_nothing_jumps(width: int, one: Client, tw
              .observe({ type: "layout-shift", buffered: true }) || setTimeout(() => done(0), 300))"""
     )
     assert shift < 0.1  # what Lighthouse calls good
-
-
-def contrast(page: Page, selector: str) -> float:
-    """Of an element's text to the card or page it stands on, as WCAG computes it."""
-    pair = page.evaluate(
-        """(selector) => {
-          let element = document.querySelector(selector);
-          const text = getComputedStyle(element).color;
-          while (getComputedStyle(element).backgroundColor === "rgba(0, 0, 0, 0)") element = element.parentElement;
-          const ground = getComputedStyle(element).backgroundColor;
-          return [text, ground].map((colour) => colour.match(/[\\d.]+/g).map(Number));
-        }""",
-        selector,
-    )
-
-    def luminance(colour: list[float]) -> float:
-        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in colour[:3])]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    low, high = sorted(map(luminance, pair))
-    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -313,10 +268,11 @@ def test_text_can_be_read_in_light_and_dark(scheme: str, one: Client, opened: An
         assert contrast(page, selector) >= 4.5, selector
 
 
-def test_a_token_is_asked_for_once(runs: tuple[Path, Path], browser: Any) -> None:
+def test_a_token_is_asked_for_once(runs: tuple[Path, Path], browser: Browser) -> None:
     with serving(runs[0], token="correct-horse-battery") as client:
         context = browser.new_context()
         page = context.new_page()
+        page.set_default_timeout(PATIENCE)
         page.goto(f"http://127.0.0.1:{client.port}/")
         page.get_by_label("This server needs its token").fill("correct-horse-battery")
         page.get_by_role("button", name="Go on").click()

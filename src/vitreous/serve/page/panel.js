@@ -147,6 +147,7 @@ export class Panel {
     const patch = this.method.patch && this.chosen ? this.chosen.join(",") : null;
     const wanted = { run: this.run.name, ...this.view, patch };
     const key = JSON.stringify(wanted);
+    this.element.setAttribute("aria-busy", "true");
     try {
       let answer = this.cache.get(key);
       if (!answer) {
@@ -167,6 +168,8 @@ export class Panel {
       this.changed(this);
     } catch (problem) {
       if (problem.name !== "AbortError") this.failed(problem);
+    } finally {
+      if (asking === this.asking) this.element.removeAttribute("aria-busy"); // else a later question is under way
     }
   }
 

@@ -1,0 +1,86 @@
+"""What the tests in a real browser share: Chromium, and pages that may neither fail nor ask anybody else.
+
+A test waits for what it expects to see and never for a time: PATIENCE only says when a machine is given up as too slow.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+driver = pytest.importorskip("playwright.sync_api", reason="needs the browser extra: pip install 'vitreous[browser]'")
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+if CHROMIUM is None:
+    pytest.skip("needs Chromium: apt-get install chromium", allow_module_level=True)
+
+PATIENCE = 120_000
+"""Milliseconds."""
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
+]
+
+Browser = Any  # of playwright, which need not be installed
+Page = Any
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """The browser, closed at the end."""
+    with driver.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=PATIENCE)
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """Opens pages, and afterwards says whether one failed or asked anybody but its own server."""
+
+    def __init__(self, browser: Browser) -> None:
+        self.browser, self.contexts, self.errors = browser, [], []
+        self.asked: list[tuple[str, tuple[str, ...]]] = []
+
+    def page(self, own: tuple[str, ...], **options: Any) -> Page:
+        """A new page that may ask only for what begins with one of ``own``."""
+        context = self.browser.new_context(viewport=options.pop("viewport", {"width": 1280, "height": 900}), **options)
+        self.contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("request", lambda request: self.asked.append((request.url, own)))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("dialog", lambda dialog: self.errors.append(f"dialog: {dialog.message}"))
+        return page
+
+    def close(self) -> None:
+        for context in self.contexts:
+            context.close()
+        assert self.errors == []
+        for url, own in self.asked:
+            assert url.startswith(own), url
+
+
+def contrast(page: Page, selector: str) -> float:
+    """Of an element's text to the card or page it stands on, as WCAG computes it."""
+    pair = page.evaluate(
+        """(selector) => {
+          let element = document.querySelector(selector);
+          const text = getComputedStyle(element).color;
+          while (getComputedStyle(element).backgroundColor === "rgba(0, 0, 0, 0)") element = element.parentElement;
+          const ground = getComputedStyle(element).backgroundColor;
+          return [text, ground].map((colour) => colour.match(/[\\d.]+/g).map(Number));
+        }""",
+        selector,
+    )
+
+    def luminance(colour: list[float]) -> float:
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in colour[:3])]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted(map(luminance, pair))
+    return (high + 0.05) / (low + 0.05)
