@@ -7,11 +7,15 @@ import torch
 from torch import Generator, Tensor
 
 from vitreous import augment
-from vitreous.augment import AugmentConfig
+from vitreous.augment import AugmentConfig, Draws
 
 
 def seeded(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
+
+
+def draws(count: int, seed: int = 0) -> Draws:
+    return Draws(seeded(seed), count)
 
 
 def pictures(count: int = 64, side: int = 16) -> Tensor:
@@ -21,25 +25,25 @@ def pictures(count: int = 64, side: int = 16) -> Tensor:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda x, g: augment.flip(x, g),
-        lambda x, g: augment.shift(x, 0.25, g),
-        lambda x, g: augment.randaugment(x.float() / 255, 2, g),
-        lambda x, g: augment.erase(x.float(), 0.5, g),
+        lambda x, d: augment.flip(x, d),
+        lambda x, d: augment.shift(x, 0.25, d),
+        lambda x, d: augment.randaugment(x.float() / 255, 2, d),
+        lambda x, d: augment.erase(x.float(), 0.5, d),
     ],
 )
 def test_same_seed_same_pictures_other_seed_others_and_the_input_is_left_alone(change) -> None:  # type: ignore[no-untyped-def]
     batch = pictures()
     before = batch.clone()
-    first = change(batch, seeded(1))
-    assert torch.equal(first, change(batch, seeded(1)))
-    assert not torch.equal(first, change(batch, seeded(2)))
+    first = change(batch, draws(64, 1))
+    assert torch.equal(first, change(batch, draws(64, 1)))
+    assert not torch.equal(first, change(batch, draws(64, 2)))
     assert torch.equal(batch, before)
     assert first.shape == batch.shape
 
 
 def test_flip_mirrors_about_half_and_leaves_the_rest() -> None:
     batch = pictures(400)
-    flipped = augment.flip(batch, seeded())
+    flipped = augment.flip(batch, draws(400))
     mirrored = (flipped == batch.flip(3)).flatten(1).all(1)
     same = (flipped == batch).flatten(1).all(1)
     assert (mirrored | same).all()
@@ -48,7 +52,7 @@ def test_flip_mirrors_about_half_and_leaves_the_rest() -> None:
 
 def test_shift_moves_by_whole_pixels_within_reach_and_reflects() -> None:
     batch = pictures(200, side=16)
-    moved = augment.shift(batch, 0.125, seeded())  # reach 2
+    moved = augment.shift(batch, 0.125, draws(200))  # reach 2
     padded = torch.nn.functional.pad(batch.float(), (2, 2, 2, 2), mode="reflect").to(torch.uint8)
     seen = set()
     for i in range(len(batch)):
@@ -61,7 +65,7 @@ def test_shift_moves_by_whole_pixels_within_reach_and_reflects() -> None:
         assert len(places) == 1
         seen.add(places[0])
     assert len(seen) == 25
-    assert torch.equal(augment.shift(batch, 0.0, seeded()), batch)
+    assert torch.equal(augment.shift(batch, 0.0, draws(200)), batch)
 
 
 def test_resize_keeps_type_and_mean_and_is_nothing_at_the_own_size() -> None:
@@ -75,12 +79,12 @@ def test_resize_keeps_type_and_mean_and_is_nothing_at_the_own_size() -> None:
 
 def test_erase_fills_rectangles_of_the_promised_size_in_the_promised_share() -> None:
     batch = torch.ones(500, 1, 32, 32)
-    erased = augment.erase(batch, 0.4, seeded())
+    erased = augment.erase(batch, 0.4, draws(500))
     share = (erased == 0).flatten(1).float().mean(1)
     hit = share > 0
     assert 150 < int(hit.sum()) < 250
     assert share.max() < 0.45
-    assert torch.equal(augment.erase(batch, 0.0, seeded()), batch)
+    assert torch.equal(augment.erase(batch, 0.0, draws(500)), batch)
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
@@ -88,19 +92,18 @@ def test_mixing_mixes_pictures_and_targets_in_the_same_proportion(kind: str) -> 
     labels = torch.arange(64) % 2
     images = labels.float().view(-1, 1, 1, 1).expand(-1, 3, 16, 16)  # the picture is its label
     targets = torch.nn.functional.one_hot(labels, 2).float()
-    config = AugmentConfig(**{kind: 1.0})
-    mixed, soft = augment.mix(images, targets, config, seeded(3))
+    how = augment.draw_mix(64, AugmentConfig(**{kind: 1.0}), seeded(3))
+    assert how is not None
+    mixed, soft = augment.mix((images, targets), (images[how.order], targets[how.order]), how)
     assert torch.allclose(mixed.mean((1, 2, 3)), soft[:, 1], atol=1e-5)
     assert torch.allclose(soft.sum(1), torch.ones(64))
     assert not torch.equal(soft, targets)
-    same, untouched = augment.mix(images, targets, AugmentConfig(), seeded(3))
-    assert torch.equal(same, images)
-    assert torch.equal(untouched, targets)
+    assert augment.draw_mix(64, AugmentConfig(), seeded(3)) is None
 
 
 def test_randaugment_stays_in_range_and_changes_most_pictures() -> None:
     batch = pictures(100).float() / 255
-    changed = augment.randaugment(batch, 2, seeded())
+    changed = augment.randaugment(batch, 2, draws(100))
     assert changed.min() >= 0
     assert changed.max() <= 1
     assert torch.isfinite(changed).all()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
 
+from vitreous import ranks
 from vitreous.augment import AugmentConfig
 from vitreous.batches import Batches
 from vitreous.config import RunConfig
@@ -51,3 +53,22 @@ def test_a_batch_is_never_larger_than_the_data(squares: DataSet, tiny_run: RunCo
     assert squares.train is not None
     few = squares.train.select(range(10))
     assert len(Batches(few, tiny_run).chosen(3)) == 10
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_the_shares_of_several_processes_make_up_the_batch_of_one(
+    squares: DataSet, tiny_run: RunConfig, monkeypatch: pytest.MonkeyPatch, world: int, kind: str
+) -> None:
+    assert squares.train is not None
+    augment = AugmentConfig(flip=True, shift=0.25, randaugment=2, erase=0.5, **{kind: 0.7})  # type: ignore[arg-type]
+    batches = Batches(squares.train, dataclasses.replace(tiny_run, augment=augment))
+    whole = [batches.at(step, 8, CPU) for step in range(6)]
+    monkeypatch.setattr(ranks, "world", lambda: world)
+    parts = []
+    for rank in range(world):
+        monkeypatch.setattr(ranks, "rank", lambda number=rank: number)
+        parts.append([batches.at(step, 8, CPU) for step in range(6)])
+    for step, (inputs, targets) in enumerate(whole):
+        assert torch.equal(torch.cat([part[step][0] for part in parts]), inputs)
+        assert torch.equal(torch.cat([part[step][1] for part in parts]), targets)

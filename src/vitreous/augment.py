@@ -1,7 +1,7 @@
-"""What is done to a batch of pictures so that no two epochs look alike. Pure functions of (pictures, generator).
+"""What is done to a batch of pictures so that no two epochs look alike. Pure functions of (pictures, draws).
 
-All of them work on whole batches on whatever device the pictures are on; the random numbers are drawn from the given
-CPU generator, so the same generator state gives the same batch everywhere.
+All of them work on whole batches, or a process's share of one, on whatever device the pictures are on; the random
+numbers are drawn from a CPU generator, so the same generator state gives the same batch everywhere.
 
 Shapes: B batch, C channels, H W pixels. Pictures are uint8 or float (B, C, H, W) and keep their type.
 """
@@ -43,19 +43,38 @@ class AugmentConfig:
             raise ValueError(f"randaugment is {self.randaugment}: it must be 0 or more")
 
 
-def flip(images: Tensor, generator: Generator) -> Tensor:
+class Draws:
+    """Random numbers for a whole batch, of which those for some ``rows`` of it are handed out.
+
+    Processes that share a batch all draw the whole of it, and each takes what falls to its own pictures: so a picture
+    meets the same change whoever holds it.
+    """
+
+    def __init__(self, generator: Generator, batch: int, rows: slice | Tensor = slice(None)) -> None:
+        self.generator, self.batch, self.rows = generator, batch, rows
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """A number from ``low`` to ``high`` for each picture: (B,)."""
+        return torch.empty(self.batch).uniform_(low, high, generator=self.generator)[self.rows]
+
+    def below(self, limit: int, count: int = 1) -> Tensor:
+        """``count`` whole numbers from 0 to ``limit`` - 1 for each picture: (count, B)."""
+        return torch.randint(0, limit, (count, self.batch), generator=self.generator)[:, self.rows]
+
+
+def flip(images: Tensor, draws: Draws) -> Tensor:
     """Mirrors each picture left to right with probability one half."""
-    chosen = torch.rand(len(images), generator=generator) < 0.5
+    chosen = draws.uniform() < 0.5
     return torch.where(chosen.to(images.device).view(-1, 1, 1, 1), images.flip(3), images)
 
 
-def shift(images: Tensor, share: float, generator: Generator) -> Tensor:
+def shift(images: Tensor, share: float, draws: Draws) -> Tensor:
     """Moves each picture by up to ``share`` of its side in both directions; the border is filled by reflection."""
     batch, _, height, width = images.shape
     reach = min(round(share * min(height, width)), min(height, width) - 1)
     if reach < 1:
         return images
-    top, left = torch.randint(0, 2 * reach + 1, (2, batch), generator=generator).to(images.device)
+    top, left = draws.below(2 * reach + 1, 2).to(images.device)
     rows = _reflected(height, reach, images.device)[top[:, None] + torch.arange(height, device=images.device)]  # (B, H)
     columns = _reflected(width, reach, images.device)[
         left[:, None] + torch.arange(width, device=images.device)
@@ -72,58 +91,69 @@ def resize(images: Tensor, size: int) -> Tensor:
     return resized if images.is_floating_point() else resized.round().clamp(0, 255).to(images.dtype)
 
 
-def erase(images: Tensor, share: float, generator: Generator) -> Tensor:
+def erase(images: Tensor, share: float, draws: Draws) -> Tensor:
     """Fills a rectangle (2 % to a third of the area) of a ``share`` of the float pictures with 0, the mean colour."""
-    batch, _, height, width = images.shape
-    area = torch.empty(batch).uniform_(0.02, 1 / 3, generator=generator)
-    ratio = torch.empty(batch).uniform_(math.log(0.3), math.log(1 / 0.3), generator=generator).exp()
+    height, width = images.shape[2:]
+    area = draws.uniform(0.02, 1 / 3)
+    ratio = draws.uniform(math.log(0.3), math.log(1 / 0.3)).exp()
     tall = ((area * ratio).sqrt() * height).clamp(1, height).round()
     wide = ((area / ratio).sqrt() * width).clamp(1, width).round()
-    top = (torch.rand(batch, generator=generator) * (height - tall + 1)).floor()
-    left = (torch.rand(batch, generator=generator) * (width - wide + 1)).floor()
-    tall[torch.rand(batch, generator=generator) >= share] = 0
+    top = (draws.uniform() * (height - tall + 1)).floor()
+    left = (draws.uniform() * (width - wide + 1)).floor()
+    tall[draws.uniform() >= share] = 0
     return images.masked_fill(_rectangles(top, left, tall, wide, height, width).to(images.device), 0.0)
 
 
-def mix(images: Tensor, targets: Tensor, config: AugmentConfig, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Mixup or CutMix of a float batch with itself in another order, or neither, by the configured shares.
+@dataclass(frozen=True)
+class Mix:
+    """How a batch is mixed with itself."""
 
-    ``targets`` (B, classes) are class probabilities and are mixed in the same proportion.
-    """
-    draw = float(torch.rand((), generator=generator))
-    order = torch.randperm(len(images), generator=generator).to(images.device)
-    keep = float(torch.rand((), generator=generator))  # uniform: Beta(1, 1)
-    if draw < config.mixup:
-        images = images * keep + images[order] * (1 - keep)
-    elif draw < config.mixup + config.cutmix:
+    order: Tensor
+    """The partner of each picture, (B,)."""
+    keep: float
+    """The share of a picture that stays its own."""
+    cut: tuple[float, float] | None
+    """In CutMix, where the partner's rectangle lies, from 0 (top, left) to 1; None for mixup."""
+
+
+def draw_mix(batch: int, config: AugmentConfig, generator: Generator) -> Mix | None:
+    """Mixup, CutMix or, by the configured shares, neither."""
+    draw, keep, top, left = torch.rand(4, generator=generator).tolist()  # uniform: Beta(1, 1)
+    if draw >= config.mixup + config.cutmix:
+        return None
+    order = torch.randperm(batch, generator=generator)
+    return Mix(order, keep, (top, left) if draw >= config.mixup else None)
+
+
+def mix(own: tuple[Tensor, Tensor], partners: tuple[Tensor, Tensor], how: Mix) -> tuple[Tensor, Tensor]:
+    """Float pictures and their class probabilities (B, classes), mixed with those of their partners."""
+    (images, targets), (others, their_targets), keep = own, partners, how.keep
+    if how.cut is None:
+        images = images * keep + others * (1 - keep)
+    else:
         height, width = images.shape[-2:]
         tall, wide = round(height * math.sqrt(1 - keep)), round(width * math.sqrt(1 - keep))
-        top = int(torch.randint(0, height - tall + 1, (), generator=generator))
-        left = int(torch.randint(0, width - wide + 1, (), generator=generator))
+        top, left = int(how.cut[0] * (height - tall + 1)), int(how.cut[1] * (width - wide + 1))
         images = images.clone()
-        images[:, :, top : top + tall, left : left + wide] = images[order, :, top : top + tall, left : left + wide]
+        images[:, :, top : top + tall, left : left + wide] = others[:, :, top : top + tall, left : left + wide]
         keep = 1 - tall * wide / (height * width)
-    else:
-        return images, targets
-    return images, targets * keep + targets[order] * (1 - keep)
+    return images, targets * keep + their_targets * (1 - keep)
 
 
-def randaugment(images: Tensor, operations: int, generator: Generator) -> Tensor:
+def randaugment(images: Tensor, operations: int, draws: Draws) -> Tensor:
     """A few random changes of colour and geometry to each float picture with values in 0..1 (Cubuk et al. 2020).
 
     Each of ``operations`` rounds draws one of: nothing, brightness, contrast, saturation, inversion of the brightest
     values (solarise), fewer levels (posterise), rotation, shear, shift, zoom; every picture has its own strengths.
     """
     for _ in range(operations):
-        images = _one_random_change(images, generator)
+        images = _one_random_change(images, draws)
     return images
 
 
-def _one_random_change(images: Tensor, generator: Generator) -> Tensor:
-    batch = len(images)
-    kind = torch.randint(0, 10, (batch,), generator=generator)
-    strength = torch.empty(batch).uniform_(-1, 1, generator=generator)
-    second = torch.empty(batch).uniform_(-1, 1, generator=generator)
+def _one_random_change(images: Tensor, draws: Draws) -> Tensor:
+    (kind,) = draws.below(10)
+    strength, second = draws.uniform(-1, 1), draws.uniform(-1, 1)
 
     def column(values: Tensor) -> Tensor:
         return values.to(images.device).view(-1, 1, 1, 1)

@@ -1,6 +1,7 @@
 """Which pictures a step sees, and how they are changed: functions of (data, config, step) and of nothing else.
 
-Because no state is carried from step to step, a run that is resumed at step n sees what it would have seen.
+Because no state is carried from step to step, a run that is resumed at step n sees what it would have seen. Several
+processes share each batch: together they see what one process would see.
 
 Shapes: B batch, C channels, H W pixels.
 """
@@ -14,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from vitreous import augment
+from vitreous import augment, ranks
+from vitreous.augment import Draws
 from vitreous.classifier import normalise
 from vitreous.config import RunConfig
 from vitreous.data import Images
@@ -66,23 +68,31 @@ class Batches:
         return sizes[int(torch.multinomial(weights, 1, generator=generator_for("size", self.config.seed, step)))]
 
     def at(self, step: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """A step: float pictures (B, C, size, size), normalised, and class probabilities (B, classes)."""
-        config, generator = self.config.augment, generator_for("augment", self.config.seed, step)
-        chosen = self.chosen(step)
-        where = chosen.to(self.images.pixels.device)
+        """This process's share of a step: float pictures (b, C, size, size), normalised, and class probabilities.
+
+        Those are (b, classes), and b is B for one process. A picture does not depend on who shares the batch.
+        """
+        config, seed = self.config.augment, self.config.seed
+        rows = own = torch.arange(self.batch)[ranks.share(self.batch)]
+        how = augment.draw_mix(self.batch, config, generator_for("mix", seed, step))
+        if how is not None:  # partners may be in another's share
+            rows, places = torch.cat([own, how.order[own]]).unique(return_inverse=True)
+        draws = Draws(generator_for("augment", seed, step), self.batch, rows)
+        where = self.chosen(step)[rows].to(self.images.pixels.device)
         pictures = self.images.pixels[where].to(device)
         labels = self.images.labels[where].to(device)
         if config.flip:
-            pictures = augment.flip(pictures, generator)
+            pictures = augment.flip(pictures, draws)
         if config.shift:
-            pictures = augment.shift(pictures, config.shift, generator)
+            pictures = augment.shift(pictures, config.shift, draws)
         pictures = augment.resize(pictures, size)
         if config.randaugment:
-            pictures = augment.randaugment(pictures.float() / 255, config.randaugment, generator) * 255
+            pictures = augment.randaugment(pictures.float() / 255, config.randaugment, draws) * 255
         inputs = normalise(pictures, self.mean, self.std)
         if config.erase:
-            inputs = augment.erase(inputs, config.erase, generator)
+            inputs = augment.erase(inputs, config.erase, draws)
         targets = F.one_hot(labels, len(self.images.classes)).float()
-        if config.mixup or config.cutmix:
-            inputs, targets = augment.mix(inputs, targets, config, generator)
+        if how is not None:
+            mine, theirs = places.to(device).chunk(2)
+            inputs, targets = augment.mix((inputs[mine], targets[mine]), (inputs[theirs], targets[theirs]), how)
         return inputs, targets

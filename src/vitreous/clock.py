@@ -8,9 +8,21 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import FrameType
 
+from vitreous import ranks
 from vitreous.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a run is between two steps: the same on each of its processes, by the first one's clock."""
+
+    progress: float
+    seconds: float
+    stop: bool
+    """Somebody asked one of the processes to stop."""
 
 
 class Clock:
@@ -35,6 +47,12 @@ class Clock:
             return step / self.steps
         span = self.budget - self.reserve - self.begun
         return min(1.0, (self.elapsed() - self.begun) / span) if span > 0 else 1.0
+
+    def moment(self, step: int, stop: bool) -> Moment:
+        """What the first process reads off this clock, told to all; ``stop`` from any of them is for all."""
+        read = [self.progress(step), self.elapsed()] if ranks.first() else [0.0, 0.0]
+        progress, seconds, stops = ranks.total([*read, float(stop)])
+        return Moment(progress, seconds, stops > 0)
 
     def check(self) -> None:
         """Refuses a budget that leaves no time to train, and says which would."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from vitreous import sealed
+from vitreous import ranks, sealed
 from vitreous.config import RunConfig, from_json, to_json
 
 
@@ -27,7 +27,11 @@ def claim(run: Path) -> Iterator[None]:
 
     The system frees the lock when its owner ends, in whatever way, so the run of a dead owner is free at once. A folder
     that is still empty at the end goes. Raises ValueError that names the owner, OSError where nothing can be written.
+    The first of several processes keeps it for all.
     """
+    if not ranks.first():
+        yield
+        return
     made = [folder for folder in (run, *run.parents) if not folder.exists()]
     run.mkdir(parents=True, exist_ok=True)
     lock, owner = FileLock(run / ".lock", is_singleton=True), run / ".owner"
@@ -110,24 +114,25 @@ def _flat(values: Any, path: str = "") -> dict[str, Any]:
 
 
 class Journal:
-    """``metrics.jsonl`` for programs and ``train.log`` for people. Lines reach the disk as they are written."""
+    """``metrics.jsonl`` for programs and ``train.log`` for people. Lines reach the disk as they are written.
+
+    Of several processes the first one writes.
+    """
 
     def __init__(self, run: Path) -> None:
         self.metrics, self.log = run / "metrics.jsonl", run / "train.log"
 
     def write(self, **values: Any) -> None:
         """Appends one line of figures: seconds, step, epoch, split, loss, accuracy, lr, and n for an evaluation."""
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(values) + "\n")
+        _append(self.metrics, json.dumps(values))
 
     def say(self, sentence: str) -> None:
         """Appends one sentence to the log."""
-        with self.log.open("a") as file:
-            file.write(sentence + "\n")
+        _append(self.log, sentence)
 
     def forget_after(self, step: int) -> None:
         """Drops the figures that a resumed run will find again, and a line that a kill cut short."""
-        if not self.metrics.exists():
+        if not self.metrics.exists() or not ranks.first():
             return
         kept = []
         for line in self.metrics.read_text().splitlines():
@@ -138,3 +143,9 @@ class Journal:
             except (json.JSONDecodeError, KeyError):
                 continue
         sealed.write(self.metrics, "".join(kept))
+
+
+def _append(path: Path, line: str) -> None:
+    if ranks.first():
+        with path.open("a") as file:
+            file.write(line + "\n")

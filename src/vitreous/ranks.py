@@ -1,0 +1,141 @@
+"""Which of several processes this is, and the little that they tell each other. One process is the first of one.
+
+``torchrun`` starts the processes of a run, on one machine or many, and :func:`joined` lets them find each other; where
+somebody has done that before (Ray does), nothing is left to do. Every process calls the functions below alike and at
+the same place, and for one process they do nothing of note: so the rooms above read the same for one as for many.
+
+Not here: gradients and weights, which torch carries (parallel.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+CPU = torch.device("cpu")
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if _many() else 0
+
+
+def world() -> int:
+    """How many processes the run has."""
+    return dist.get_world_size() if _many() else 1
+
+
+def first() -> bool:
+    """Whether this is the process that writes, shows and decides."""
+    return rank() == 0
+
+
+def local() -> int:
+    """The number of this process among those of its machine, from 0."""
+    return int(os.environ.get("LOCAL_RANK", rank())) if _many() else 0
+
+
+def asked() -> int:
+    """How many processes whoever started this one speaks of, joined yet or not."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def restarted() -> bool:
+    """Whether torchrun has started this process again, after a failure."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
+def restarts() -> bool:
+    """Whether torchrun will start the processes again after a failure (``--max-restarts``)."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
+
+
+def total(values: Sequence[float]) -> list[float]:
+    """The sums of each value over all processes."""
+    if not _many():
+        return list(values)
+    sums = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(sums)
+    return sums.tolist()
+
+
+def from_first(call: Callable[[], T]) -> T:
+    """What ``call`` gives the first process, on every process. What it raises there is raised on all."""
+    if not _many():
+        return call()
+    answer: list[Any] = [None, None]
+    if first():
+        try:
+            answer[0] = call()
+        except Exception as problem:
+            answer[1] = problem
+    dist.broadcast_object_list(answer, src=0, device=CPU)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
+
+
+def machine_by_machine(call: Callable[[], T]) -> T:
+    """What ``call`` gives, called by one process of each machine before the others, who find its files made."""
+    if not _many():
+        return call()
+    made = [call()] if local() == 0 else []
+    total([0.0])
+    return made[0] if made else call()
+
+
+def share(count: int) -> slice:
+    """This process's part of ``count`` things in a row; the parts of any two differ by one at most."""
+    return slice(count * rank() // world(), count * (rank() + 1) // world())
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[None]:
+    """Finds the other processes of the run for as long as the block lasts; for one process, or a second time, nothing.
+
+    Where a process fails the others end too, and one of them says why: it alone raises its exception, the others leave
+    with SystemExit. Raises ValueError where the surroundings do not say how to find each other, or where a process
+    is gone without a word.
+    """
+    if asked() == 1 or _many():
+        yield
+        return
+    store, number, count = next(dist.rendezvous("env://"))
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", store=store, rank=number, world_size=count
+    )
+    try:
+        yield
+        total([0.0])  # nobody leaves while another may still ask
+    except BaseException as problem:
+        if not _speaks(store):
+            raise SystemExit(2) from None
+        if isinstance(problem, RuntimeError) and ("gloo" in str(problem) or isinstance(problem, dist.DistError)):
+            raise ValueError(LOST) from problem
+        raise
+    dist.destroy_process_group()
+
+
+LOST = (
+    "another process of this run is gone: killed, out of memory, or its machine lost.\n"
+    "Give the same command with --resume to go on from the last checkpoint; torchrun --max-restarts does so by itself"
+)
+
+
+def _many() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _speaks(store: dist.Store) -> bool:
+    """Whether this process is the first to fail, and so knows the cause."""
+    try:
+        return store.add(f"failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", 1) == 1
+    except RuntimeError:  # the keeper of the store has gone, so it has spoken
+        return False
