@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitreous import ranks
 from vitreous.cost import Machine
 from vitreous.vit import ATTENTION_PATHS, Attention, use_attention
 
@@ -40,11 +41,24 @@ class Plan:
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``. Raises ValueError where it is not there."""
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``. Raises ValueError where it is not there.
+
+    Of several processes on a machine each takes a GPU of its own, by their numbers.
+    """
+    many = ranks.world() > 1
+    if many and torch.cuda.is_available() and name in ("auto", "cuda"):
+        if ranks.local() >= torch.cuda.device_count():
+            raise ValueError(
+                f"{torch.cuda.device_count()} GPUs here and more processes than that: start one a GPU "
+                "(torchrun --nproc-per-node gpu), or use --device cpu"
+            )
+        return torch.device("cuda", ranks.local())
+    if many and name not in ("auto", "cpu"):
+        raise ValueError(f"device {name!r} cannot be shared by {ranks.world()} processes: use --device auto or cpu")
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("mps" if torch.backends.mps.is_available() and not many else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -59,7 +73,7 @@ def choose(model: nn.Module, size: int, channels: int, precision: str, attention
     """Measures the candidate ways to run one training step of ``model``, where it is, and sets it to the fastest.
 
     ``precision`` and ``attention`` are ``auto`` or fix that choice. Leaves the model's weights, and torch's random
-    state, as they were.
+    state, as they were. Several processes measure at once, as they will train, and the first one's figures count.
     """
     device = next(model.parameters()).device
     precisions = ["fp32", "bf16"] if precision == "auto" else [precision]
@@ -82,6 +96,7 @@ def choose(model: nn.Module, size: int, channels: int, precision: str, attention
                     _train_step(model, images, Plan(device, *candidate, note=""))
                     rate = len(images) / (time.perf_counter() - start)
                     rates[candidate] = max(rate, rates.get(candidate, 0.0))
+    candidates, rates = ranks.from_first(lambda: (candidates, rates))
     best, *others = sorted(candidates, key=lambda candidate: -rates.get(candidate, 0.0))
     use_attention(model, best[1])
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{device}, {torch.get_num_threads()} threads"

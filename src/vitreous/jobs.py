@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from vitreous import ranks
 from vitreous.config import DataConfig, RunConfig, override
 from vitreous.data import DataSet, load
 from vitreous.finetuning import fit, plan_from
@@ -26,6 +27,7 @@ MOST_REJECTED = 20
 """Files left out that are named one by one; the others are counted."""
 
 
+@ranks.joined()
 def train_on(
     wish: Wish,
     out: str | Path,
@@ -40,9 +42,13 @@ def train_on(
     ``changes`` replaces settings of the chosen config by path, as ``{"optim.lr": "0.01"}``; ``watch`` is told every
     automatic choice as the note of a :class:`Progress`; a budget counts from ``started`` (``time.monotonic()``), now
     if not given. Raises ValueError for what the user can mend, before training where that is possible.
+
+    Where torchrun has started the processes again, the run in ``out`` goes on.
     """
     started = time.monotonic() if started is None else started
-    vacant(Path(out))
+    if ranks.restarted() and ranks.from_first((Path(out) / "config.json").exists):
+        return resume(out, wish.source, data_root=data_root, watch=watch, started=started)
+    ranks.from_first(lambda: vacant(Path(out)))
     with claim(Path(out)):  # a folder that is taken or cannot be written is found before pictures are read
         config, data, notes = _planned(wish, changes or {}, data_root)
         return train(config, out, data, watch=watch, started=started, notes=notes, weights=_weights(config, data))
@@ -75,7 +81,7 @@ def _planned(wish: Wish, changes: Mapping[str, str], data_root: Path | None) -> 
     if side is None and (fitting := _fitting_side(data)) is not None:
         data = _read(held_out, fitting, data_root)
     wish = replace(wish, val_fraction=held_out.val_fraction)
-    config, reasons = plan_from(wish, data, fit(start, data)) if start else plan(wish, data)
+    config, reasons = ranks.from_first(lambda: plan_from(wish, data, fit(start, data)) if start else plan(wish, data))
     decided = config.model
     config = override(config, dict(changes))
     if start and config.model != decided:
@@ -92,6 +98,7 @@ def _weights(config: RunConfig, data: DataSet) -> Callable[[], Mapping[str, Tens
     return lambda: fit(read(config.weights, heads), data).weights
 
 
+@ranks.joined()
 def resume(
     run: str | Path,
     source: str | None = None,
@@ -105,7 +112,7 @@ def resume(
     Raises ValueError where it was trained on another ``source``, FileNotFoundError where ``run`` is no run folder.
     """
     started = time.monotonic() if started is None else started
-    config = read_config(run)
+    config = ranks.from_first(lambda: read_config(run))
     if source is not None and source != config.data.source:
         raise ValueError(f"{run} was trained on {config.data.source!r}, not on {source!r}: name the run with --out")
     with claim(Path(run)):
@@ -115,13 +122,15 @@ def resume(
 
 
 def _read(held_out: DataConfig, side: int | None, data_root: Path | None) -> DataSet:
-    return load(
-        held_out.source,
-        data_root=data_root,
-        size=side,
-        val_fraction=held_out.val_fraction,
-        seed=held_out.seed,
-        splits={"train", "val"},
+    return ranks.machine_by_machine(
+        lambda: load(
+            held_out.source,
+            data_root=data_root,
+            size=side,
+            val_fraction=held_out.val_fraction,
+            seed=held_out.seed,
+            splits={"train", "val"},
+        )
     )
 
 

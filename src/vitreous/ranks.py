@@ -66,6 +66,11 @@ def total(values: Sequence[float]) -> list[float]:
     return sums.tolist()
 
 
+def anyone(flag: bool) -> bool:
+    """Whether ``flag`` is true on any process."""
+    return total([float(flag)])[0] > 0
+
+
 def from_first(call: Callable[[], T]) -> T:
     """What ``call`` gives the first process, on every process. What it raises there is raised on all."""
     if not _many():

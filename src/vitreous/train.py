@@ -4,7 +4,9 @@ Every quantity that changes over a run (learning rate, picture size) is a functi
 budget, progress is the share of wall time that is gone, so the rate reaches zero at the deadline however fast or slow
 the machine turns out to be; with epochs or steps, it is the share of the steps, and the run repeats to the bit.
 
-Not here: which config suits a budget (recipes.py), the batches (batches.py), the display (cli.py).
+It may be one of several processes that all call it alike: they share every batch, and the first one decides, writes
+and tells. Not here: which config suits a budget (recipes.py), the batches (batches.py), how gradients are averaged
+(parallel.py), the display (console.py).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vitreous
-from vitreous import checkpoint, origin
+from vitreous import checkpoint, origin, parallel, ranks
 from vitreous.batches import Batches
 from vitreous.classifier import Classifier
 from vitreous.clock import Clock, stop_signals
@@ -117,11 +119,14 @@ class Run:
             way = past["plan"]["precision"], past["plan"]["attention"]
         size, channels = config.model.image_size, config.model.channels
         self.plan = choose(self.model, size, channels, *way)
-        self.forward = torch.compile(self.model, dynamic=False) if config.compile else self.model
         self.batches.to(self.plan.device)
         self.averaged = copy.deepcopy(self.model).eval() if config.ema else None
+        spread = parallel.spread(self.model)
+        self.forward = torch.compile(spread, dynamic=False) if config.compile else spread
         self.optimizers = build_optimizers(self.model, config.optim)
         self.pictures = origin.pictures(self.images)
+        if differing := origin.differing(ranks.from_first(lambda: self.pictures), self.pictures):
+            raise ValueError(f"process {ranks.rank()} has read other pictures than the first: {'; '.join(differing)}")
         self.step = 0
         self.accuracy: float | None = None
         """Of the present weights on validation pictures, where that was measured."""
@@ -156,6 +161,8 @@ class Run:
 
     def save(self) -> None:
         """Begins to save the state. Raises Diverged where it holds anything but numbers."""
+        if not ranks.first():
+            return
         tensors, plain = checkpoint.pack(self.model, self.optimizers)
         if self.averaged is not None:
             tensors |= {f"averaged.{name}": tensor for name, tensor in self.averaged.state_dict().items()}
@@ -198,8 +205,9 @@ class Run:
         with self.plan.autocast():
             scores = self.forward(inputs)
         loss = F.cross_entropy(scores.float(), targets, label_smoothing=self.config.label_smoothing)
+        loss = loss * (len(inputs) * ranks.world() / self.batches.batch)  # the mean over processes is that of the batch
         if self.plan.device.type == "cpu" or self.step % LOG_STEPS == 0:  # a GPU would have to be waited for
-            self.loss = loss.item()
+            self.loss = ranks.total([loss.item()])[0] / ranks.world()
             if not math.isfinite(self.loss):
                 raise self._diverged(self.loss, factor)
         loss.backward()
@@ -248,7 +256,8 @@ def train(
     """
     started = time.monotonic() if started is None else started
     with claim(Path(out)):
-        return _train(config, Path(out), data, resume, watch or (lambda progress: None), started, notes, weights)
+        tell = watch if watch and ranks.first() else (lambda progress: None)
+        return _train(config, Path(out), data, resume, tell, started, notes, weights)
 
 
 def _train(
@@ -263,7 +272,9 @@ def _train(
 ) -> Result:
     if not resume:
         check(config, data)
-    prepare(folder, config, resume)
+    ranks.from_first(lambda: prepare(folder, config, resume))
+    if not (folder / "config.json").exists():
+        raise ValueError(f"process {ranks.rank()} cannot see {folder}: choose an --out on a disk that all machines share")
     journal = Journal(folder)
 
     def note(phase: str, sentence: str) -> None:
@@ -272,7 +283,7 @@ def _train(
 
     for sentence in notes:
         note("scan", sentence)
-    past = newest(folder, data, lambda sentence: note("scan", sentence)) if resume else None
+    past = ranks.from_first(lambda: newest(folder, data, lambda said: note("scan", said))) if resume else None
     run = Run(config, folder, data, started, past[1] if past else None)
     clock, batches = run.clock, run.batches
     note("probe", run.plan.note)
@@ -282,22 +293,24 @@ def _train(
         run.start_from(weights())
     if resume:
         journal.forget_after(run.step)
-        checkpoint.set_aside(folder, run.step)
+        ranks.from_first(lambda: checkpoint.set_aside(folder, run.step))
     classifier = run.classifier(data.name)
     clock.reserve = reserve = final_seconds(classifier, run.validation)
     glance = run.validation.select(_glance(len(run.validation), clock, config.evaluations))
     if not past:
         clock.begun = clock.elapsed()
         try:
-            clock.check()
+            ranks.from_first(clock.check)
         except ValueError:
-            discard(folder)
+            if ranks.first():
+                discard(folder)
             raise
 
     before = past[1]["plan"]["threads"] if past and config.budget is None else 0
     """Threads: sums in another order have other last bits. With a budget the fastest number is found anew."""
-    looks = int(clock.progress(run.step) * config.evaluations)
-    first_step, first_second = run.step, clock.elapsed()
+    now = clock.moment(run.step, stop=False)
+    looks = int(now.progress * config.evaluations)
+    first_step, first_second = run.step, now.seconds
     loss, accuracy = Smooth(), run.accuracy
     looked: list[float] = []
     """Seconds of each look at validation pictures."""
@@ -305,37 +318,38 @@ def _train(
     with stop_signals() as stopped, threads(config.threads or before) as most, run.saver:
         adapts = config.budget is not None and not config.threads and run.plan.device.type == "cpu"
         pace = Pace(candidates(most) if adapts else (most,))
-        while (progress := clock.progress(run.step)) < 1 and not stopped.is_set():
+        while now.progress < 1 and not now.stop:
             begun = time.perf_counter()
-            value = run.advance(progress)
+            value = run.advance(now.progress)
             if changed := pace.step(run.side, time.perf_counter() - begun, clock.elapsed()):
                 note("train", changed)
             loss.add(value)
-            progress = clock.progress(run.step)
+            now = clock.moment(run.step, stopped.is_set())
             seen = Progress(
                 phase="train",
-                seconds=clock.elapsed(),
+                seconds=now.seconds,
                 budget=config.budget,
                 step=run.step,
                 steps=clock.steps,
                 epoch=run.step / batches.per_epoch,
                 images=run.step * batches.batch,
-                images_per_second=(run.step - first_step) * batches.batch / (clock.elapsed() - first_second),
+                images_per_second=(run.step - first_step) * batches.batch / (now.seconds - first_second),
                 loss=loss.value,
                 accuracy=accuracy,
                 lr=run.optimizers[0].param_groups[0]["lr"],
-                progress=progress,
+                progress=now.progress,
             )
             tell(seen)
             if run.step % LOG_STEPS == 0:
                 journal.write(**_line(seen, "train", value, None))
-            looks_now = int(progress * config.evaluations) > looks and progress < 1
+            looks_now = int(now.progress * config.evaluations) > looks and now.progress < 1
             if looks_now:
-                looks = int(progress * config.evaluations)
+                looks = int(now.progress * config.evaluations)
                 begun = time.perf_counter()
                 try:
                     look_loss, run.accuracy = measure(classifier, glance, run.plan, stopped)
                 except Stopped:
+                    now = clock.moment(run.step, stop=True)
                     break
                 accuracy = run.accuracy
                 looked.append(time.perf_counter() - begun)
@@ -344,16 +358,20 @@ def _train(
                 journal.write(**_line(seen, "val", look_loss, accuracy), n=len(glance))
                 tell(dataclasses.replace(seen, phase="evaluate", seconds=clock.elapsed(), accuracy=accuracy))
                 run.learn()
-            if run.saver.due(occasion=looks_now):
+            saves_now = ranks.anyone(ranks.first() and run.saver.due(occasion=looks_now))
+            if saves_now:
                 run.save()
-        interrupted = stopped.is_set()
+            if looks_now or saves_now:  # both take time
+                now = clock.moment(run.step, stopped.is_set())
+        interrupted = now.stop
 
         tell(Progress("save", clock.elapsed(), config.budget, run.step, clock.steps, accuracy=accuracy))
         run.save()
         run.saver.wait()
         images, final = run.step * batches.batch, None
         classifier.provenance.update(seed=config.seed, images=images, val_accuracy=None)
-        classifier = Classifier.load(classifier.save(folder / "classifier"))
+        ranks.from_first(lambda: classifier.save(folder / "classifier"))
+        classifier = Classifier.load(folder / "classifier")
         if not interrupted:  # what is measured is what was saved
             try:
                 final_loss, final = measure(classifier, run.validation, stopped=stopped)
@@ -363,7 +381,7 @@ def _train(
             last = Progress("done", clock.elapsed(), config.budget, run.step, epoch=run.step / batches.per_epoch)
             journal.write(**_line(last, "val", final_loss, final), n=len(run.validation), final=True)
             classifier.provenance.update(val_accuracy=final, seconds=round(clock.elapsed(), 1))
-            classifier.save(folder / "classifier")
+            ranks.from_first(lambda: classifier.save(folder / "classifier"))
     tell(Progress("done", clock.elapsed(), config.budget, run.step, clock.steps, images=images, accuracy=final))
     return Result(folder, clock.elapsed(), images, final, classifier, interrupted)
 
@@ -385,17 +403,23 @@ def measure(
 ) -> tuple[float, float]:
     """Mean cross entropy and top-1 accuracy; under ``plan`` in the run's number type, without it in fp32.
 
-    Raises Stopped soon after ``stopped`` is set.
+    Several processes measure a share each, all as many pictures: the last one stands in where some are wanting. Raises
+    Stopped soon after ``stopped`` is set.
     """
     classifier.model.eval()
+    count, world = len(images), ranks.world()
+    places = torch.arange(ranks.rank(), world * math.ceil(count / world), world)
     scores = []
     with plan.autocast() if plan else contextlib.nullcontext():
-        for part in images.pixels.split(250):
-            if stopped and stopped.is_set():
+        for part in places.clamp(max=count - 1).split(250):
+            if stopped and ranks.anyone(stopped.is_set()):
                 raise Stopped
-            scores.append(classifier.logits(part))
-    loss = F.cross_entropy(torch.cat(scores), images.labels).item()
-    return loss, (torch.cat(scores).argmax(dim=1) == images.labels).float().mean().item()
+            scores.append(classifier.logits(images.pixels[part]))
+    labels = images.labels[places[places < count]]
+    own = torch.cat(scores)[: len(labels)]
+    loss = F.cross_entropy(own, labels, reduction="sum").item()
+    loss, right = ranks.total([loss, int((own.argmax(dim=1) == labels).sum())])
+    return loss / count, right / count
 
 
 class Smooth:
@@ -441,6 +465,11 @@ def check(config: RunConfig, data: DataSet) -> tuple[Images, Images]:
         )
     if len(images.classes) != model.classes:
         raise ValueError(f"{data.name} has {len(images.classes)} classes and the model {model.classes}")
+    if min(config.batch, len(images)) < ranks.world():
+        raise ValueError(
+            f"a batch of {min(config.batch, len(images))} pictures is too small for {ranks.world()} processes: "
+            f"start fewer, or take --set batch={ranks.world()} or more"
+        )
     return images, validation
 
 
@@ -453,7 +482,7 @@ def final_seconds(classifier: Classifier, validation: Images) -> float:
         start = time.perf_counter()
         classifier.logits(part)
         seconds.append(time.perf_counter() - start)
-    return 1.1 * min(seconds) * len(validation) / len(part) + 0.5
+    return 1.1 * min(seconds) * len(validation) / len(part) / ranks.world() + 0.5
 
 
 def _glance(count: int, clock: Clock, looks: int) -> list[int]:

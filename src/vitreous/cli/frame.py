@@ -6,6 +6,7 @@ Torch and the rooms that need it are imported inside the commands, so that ``vit
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import importlib.util
@@ -14,7 +15,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec
 
@@ -52,8 +53,13 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(function)
     def plainly(*arguments: P.args, **options: P.kwargs) -> None:
+        leaving: typer.Exit | None = None
         try:
-            function(*arguments, **options)
+            with together(function.__name__):
+                try:
+                    function(*arguments, **options)
+                except typer.Exit as code:  # no failure that the other processes should know of
+                    leaving = code
             sys.stdout.flush()
         except KeyboardInterrupt:
             complain("interrupted")
@@ -66,9 +72,26 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
                 raise
             complain(f"error: {explain(problem)}")
             raise typer.Exit(2) from None
+        if leaving is not None:
+            raise leaving
 
     app.command(function.__name__.rstrip("_"))(plainly)  # a word that Python keeps for itself ends in _
     return plainly
+
+
+@contextlib.contextmanager
+def together(name: str) -> Iterator[None]:
+    """The command ``name`` beside the others that torchrun started, of which one speaks; alone, nothing at all."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    from vitreous import console, ranks
+
+    with ranks.joined():
+        if name != "train":
+            raise ValueError(f"vitreous {name} works in one process: start it without torchrun")
+        console.console.quiet = not ranks.first()
+        yield
 
 
 def complain(text: str) -> None:

@@ -60,13 +60,15 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a classifier on DATA within a budget of time."""
-    from vitreous import console, jobs
+    from vitreous import console, jobs, ranks
     from vitreous.recipes import Wish
 
     changes = settings(change or [])
     if only_plan and again:
         raise ValueError("--plan and --resume do not go together: the run in --out has its plan already")
-    folder = out or (latest if again else fresh)(Path("runs"), slug(source))
+    if out is None and ranks.restarts():
+        raise ValueError("torchrun --max-restarts goes on with a run that is named: give its folder with --out")
+    folder = out or ranks.from_first(lambda: (latest if again else fresh)(Path("runs"), slug(source)))
     if not again:
         limit = seconds(budget) if budget is not None else None
         if budget is None and epochs is None and steps is None:
@@ -88,7 +90,7 @@ def train(
     if only_plan:
         config, notes, expected = jobs.plan_on(wish, changes=changes, data_root=data_root, started=STARTED)
         console.say("\n".join(f"  {sentence}" for sentence in [*notes, *expected.sentences()]))
-        if as_json:
+        if as_json and ranks.first():
             emit({"config": asdict(config), "notes": notes, "forecast": expected.to_json()})
         return
     with console.TrainingDisplay() as display:
@@ -111,7 +113,7 @@ def train(
         else:
             result = jobs.train_on(wish, folder, changes=changes, data_root=data_root, watch=display, started=STARTED)
     console.trained(result, source)
-    if as_json:
+    if as_json and ranks.first():
         emit(
             {
                 "run": str(result.run),

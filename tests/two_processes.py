@@ -1,0 +1,107 @@
+"""What each of two processes does in test_parallel.py: ``torchrun --nproc-per-node 2 two_processes.py TASK FOLDER``.
+
+It runs the tasks there by name and leaves what it saw in FOLDER, for the tests to look at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from conftest import coloured_squares
+
+from vitreous import jobs, ranks
+from vitreous import train as training
+from vitreous.augment import AugmentConfig
+from vitreous.batches import Batches
+from vitreous.config import RunConfig
+from vitreous.data import DataSet
+from vitreous.optim import OptimConfig
+from vitreous.recipes import Wish
+from vitreous.vit import ViTConfig
+
+EVERYTHING = AugmentConfig(flip=True, shift=0.25, randaugment=1, mixup=0.3, cutmix=0.3, erase=0.3)
+MODEL = ViTConfig(image_size=8, patch_size=4, classes=4, width=16, depth=2, heads=2)
+PATCH = RunConfig(
+    model=MODEL,
+    augment=EVERYTHING,
+    optim=OptimConfig("adamw", lr=1e-3),
+    steps=50,
+    batch=16,
+    ema=0.9,
+    precision="fp32",
+    attention="explicit",
+    device="cpu",
+)
+CONV = dataclasses.replace(PATCH, model=dataclasses.replace(MODEL, stem="conv"))
+MUON = dataclasses.replace(PATCH, optim=OptimConfig("muon"), steps=8)
+"""Few steps: it orthogonalises in bf16, so that a difference in the last bit grows a hundredfold in ten steps."""
+RESHAPED = dataclasses.replace(PATCH, steps=60)
+"""Goes on after step 20 on two processes, where the second is asked to stop at step 40."""
+KILLED = Wish("digits", steps=12, device="cpu")
+SMALL = {"model.width": "16", "model.heads": "2", "model.depth": "1", "batch": "16"}
+SMALL |= {"precision": "fp32", "attention": "explicit", "evaluations": "2"}
+
+
+def squares() -> DataSet:
+    """Validation pictures are an odd number, so that the processes' shares differ."""
+    return DataSet("squares", coloured_squares(128), coloured_squares(33, seed=1), None)
+
+
+def compare(folder: Path) -> None:
+    """Whole runs, to be compared with those of one process."""
+    for name, config in (("patch", PATCH), ("conv", CONV), ("muon", MUON)):
+        training.train(config, folder / name, squares())
+    jobs.train_on(KILLED, folder / "not-killed", changes=SMALL)
+
+
+def reshape(folder: Path) -> None:
+    """Goes on with a run that one process began; a signal to the second process stops both."""
+    shown: dict[int, list[int]] = {}
+    chosen = Batches.chosen
+
+    def watched(self: Batches, step: int) -> torch.Tensor:
+        places = chosen(self, step)
+        shown[step] = places[ranks.share(len(places))].tolist()
+        if step == 39 and ranks.rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return places
+
+    Batches.chosen = watched  # type: ignore[method-assign]
+    result = training.train(RESHAPED, folder / "reshaped", squares(), resume=True)
+    Batches.chosen = chosen  # type: ignore[method-assign]
+    torch.save((result.interrupted, shown), folder / f"shown-{ranks.rank()}.pt")
+
+
+def fail(folder: Path) -> None:
+    """The second process alone finds something wrong."""
+    if ranks.rank() == 1:
+        raise ValueError("the second process found something wrong")
+    ranks.total([0.0])
+
+
+def kill(folder: Path) -> None:
+    """The second process dies in the middle; started again, the same call goes on."""
+    advance = training.Run.advance
+
+    def deadly(self: training.Run, *arguments: float) -> float:
+        if self.step == 7 and ranks.rank() == 1 and not ranks.restarted():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return advance(self, *arguments)
+
+    training.Run.advance = deadly  # type: ignore[method-assign]
+    training.CHECKPOINT_SECONDS = 0.0
+    (folder / f"process-{os.getpid()}").touch()
+    jobs.train_on(KILLED, folder / "killed", changes=SMALL)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    training.LOG_STEPS = 1
+    with ranks.joined():
+        for task in sys.argv[1].split(","):
+            {"compare": compare, "reshape": reshape, "fail": fail, "kill": kill}[task](Path(sys.argv[2]))
