@@ -274,7 +274,9 @@ def _train(
         check(config, data)
     ranks.from_first(lambda: prepare(folder, config, resume))
     if not (folder / "config.json").exists():
-        raise ValueError(f"process {ranks.rank()} cannot see {folder}: choose an --out on a disk that all machines share")
+        raise ValueError(
+            f"process {ranks.rank()} cannot see {folder}: choose an --out on a disk that all machines share"
+        )
     journal = Journal(folder)
 
     def note(phase: str, sentence: str) -> None:
