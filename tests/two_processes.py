@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from conftest import coloured_squares
 
-from vitreous import jobs, ranks
+from vitreous import jobs, ranks, saving
 from vitreous import train as training
 from vitreous.augment import AugmentConfig
 from vitreous.batches import Batches
@@ -94,7 +94,7 @@ def kill(folder: Path) -> None:
         return advance(self, *arguments)
 
     training.Run.advance = deadly  # type: ignore[method-assign]
-    training.CHECKPOINT_SECONDS = 0.0
+    saving.Saver.due = lambda *_, **__: True  # type: ignore[method-assign, assignment]
     (folder / f"process-{os.getpid()}").touch()
     jobs.train_on(KILLED, folder / "killed", changes=SMALL)
 

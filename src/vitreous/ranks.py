@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -112,10 +114,10 @@ def joined() -> Iterator[None]:
     if asked() == 1 or _many():
         yield
         return
-    store, number, count = next(dist.rendezvous("env://"))
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", store=store, rank=number, world_size=count
-    )
+    common, number, count = next(dist.rendezvous("env://"))
+    store = _of_this_start(common, number, count)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=number, world_size=count)
     try:
         yield
         total([0.0])  # nobody leaves while another may still ask
@@ -138,9 +140,32 @@ def _many() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
+def _of_this_start(store: dist.Store, number: int, count: int) -> dist.Store:
+    """The part of the store that belongs to this start of the processes.
+
+    Torchrun keeps one store over restarts, and a process would call the dead at the addresses they left there. So each
+    asks the first, under a name never used before, what the name of this start is.
+    """
+    if number:
+        asks = uuid.uuid4().hex
+        store.set(f"asks/{number}", asks)
+        name = store.get(f"answer/{asks}").decode()
+        store.add(f"{name}/here", 1)
+        return dist.PrefixStore(name, store)
+    name, latest = uuid.uuid4().hex, time.monotonic() + store.timeout.total_seconds()
+    while (here := 1 + store.add(f"{name}/here", 0)) < count:
+        if time.monotonic() > latest:
+            raise ValueError(f"{here} of {count} processes have come: look at the others, or start fewer")
+        for other in range(1, count):
+            if store.check([f"asks/{other}"]):
+                store.set(f"answer/{store.get(f'asks/{other}').decode()}", name)
+        time.sleep(0.01)
+    return dist.PrefixStore(name, store)
+
+
 def _speaks(store: dist.Store) -> bool:
     """Whether this process is the first to fail, and so knows the cause."""
     try:
-        return store.add(f"failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", 1) == 1
+        return store.add("failed", 1) == 1
     except RuntimeError:  # the keeper of the store has gone, so it has spoken
         return False
