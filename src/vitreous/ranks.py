@@ -14,6 +14,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +23,8 @@ import torch.distributed as dist
 T = TypeVar("T")
 
 CPU = torch.device("cpu")
+WAIT = timedelta(minutes=10)
+"""For the other processes to be started."""
 
 
 def rank() -> int:
@@ -114,7 +117,7 @@ def joined() -> Iterator[None]:
     if asked() == 1 or _many():
         yield
         return
-    common, number, count = next(dist.rendezvous("env://"))
+    common, number, count = next(dist.rendezvous("env://", timeout=WAIT))
     store = _of_this_start(common, number, count)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=number, world_size=count)
@@ -152,7 +155,7 @@ def _of_this_start(store: dist.Store, number: int, count: int) -> dist.Store:
         name = store.get(f"answer/{asks}").decode()
         store.add(f"{name}/here", 1)
         return dist.PrefixStore(name, store)
-    name, latest = uuid.uuid4().hex, time.monotonic() + store.timeout.total_seconds()
+    name, latest = uuid.uuid4().hex, time.monotonic() + WAIT.total_seconds()
     while (here := 1 + store.add(f"{name}/here", 0)) < count:
         if time.monotonic() > latest:
             raise ValueError(f"{here} of {count} processes have come: look at the others, or start fewer")
