@@ -27,7 +27,7 @@ from vitreous.data.opened import Listing, Opened
 from vitreous.data.splits import canonical, needed
 
 _LEFT_BEHIND = {"thumbs.db", "desktop.ini", "icon\r"}
-_PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
 _BATCH = 256
 _NESTED = 3  # single folders to look into before giving up
 
@@ -210,7 +210,7 @@ def _list(walk: _Walk, root: Path, classes: dict[str, Path], split_name: str) ->
 def _strays(walk: _Walk, folder: Path) -> None:
     """Pictures beside the class folders are no class's: refuse them by name, and pass over a README."""
     for entry in _entries(folder):
-        if Path(entry.name).suffix.lower() in _PICTURES and Path(entry.path).is_file():
+        if Path(entry.name).suffix.lower() in PICTURES and Path(entry.path).is_file():
             walk.refuse(entry.path, "outside any class folder")
 
 

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Collection
 from pathlib import Path
 
 import torch
 
+from vitreous.data.folder import open_folder
 from vitreous.data.gather import gather
 from vitreous.data.images import DataSet, Images, Parts
+from vitreous.data.manifest import SUFFIXES as TABLES
+from vitreous.data.manifest import names_files, open_manifest
 from vitreous.data.named import EMBEDDED, NAMED, find, known, name_of, read_digits, read_named
 from vitreous.data.opened import Opened
+from vitreous.data.parquet import open_parquet, open_saved, saved_files, split_files
 from vitreous.data.plan import check_size
 from vitreous.data.shapes import read_generated
+from vitreous.data.shards import is_pattern, matching, open_shards, shard_files
 from vitreous.data.splits import check_fraction, requested, split
+from vitreous.data.tables import ParquetTable
 
 
 def load(
@@ -26,16 +33,19 @@ def load(
     val_fraction: float = 0.1,
     seed: int = 0,
     splits: Collection[str] | None = None,
+    images: Path | None = None,
     cache: Path | None = None,
 ) -> DataSet:
-    """Read labelled pictures into memory, all of one size.
+    """Read labelled pictures, all of one size.
 
     source: digits, shapes, digits-clutter, cifar10, cifar100, mnist or fashion-mnist; a folder per class, with or
-    without split folders; a parquet file or a folder of them; or hf:owner/name. A name wins over a folder of that
+    without split folders; a table of paths and labels (CSV, TSV, parquet); parquet files or a folder that `datasets`
+    saved; tar shards, as a folder or with braces or a wildcard; or hf:owner/name. A name wins over a folder of that
     name: write ./digits then.
     data_root: where named sets are looked for first (else $VITREOUS_DATA). size: the side in pixels; None keeps small
     pictures of one size and otherwise chooses. val_fraction: of each class, held out of train by `seed` where the
     source brings no validation; 0 for none. The test split never stands in. splits: those to read; None for all.
+    images: the folder that the paths of a table are seen from, in place of its own.
     cache: for fetched files and decoded pictures (else $XDG_CACHE_HOME/vitreous, else ~/.cache/vitreous).
 
     Raises ValueError, in one or two lines that say what to do, for a source that is not there or holds too little.
@@ -46,12 +56,22 @@ def load(
         check_fraction(val_fraction)
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed}: take a whole number from 0 to {2**32 - 1}")
-    parts = _read(source, data_root, wanted, size, cache)
+    found = find_source(source, data_root, wanted, size, images, cache)
+    parts = gather(found, size, cache) if isinstance(found, Opened) else found
     return _held_out(parts, wanted, val_fraction, seed)
 
 
-def _read(source: str | Path, data_root: Path | None, wanted: set[str], size: int | None, cache: Path | None) -> Parts:
-    """The pictures of a source, decoded."""
+def find_source(
+    source: str | Path,
+    data_root: Path | None,
+    wanted: set[str],
+    size: int | None,
+    images: Path | None,
+    cache: Path | None,
+) -> Opened | Parts:
+    """The pictures of a source, listed; those of a named set in its published form are read at once."""
+    if images is not None and Path(source).suffix.lower() not in (*TABLES, ".parquet"):
+        raise ValueError(f"{source}: --images is for a table of paths and labels (.csv, .tsv, .parquet); leave it out")
     name = name_of(source) if isinstance(source, str) else None
     if name == "digits":
         return read_digits(wanted, size)
@@ -59,32 +79,30 @@ def _read(source: str | Path, data_root: Path | None, wanted: set[str], size: in
         return read_generated(name, wanted, size)
     if name is not None:
         found = find(name, data_root, cache)
-        if isinstance(found, list):
-            return read_named(name, found, wanted, size)
-        return gather(_open_path(found, wanted), size, cache)
-    return gather(open_source(source, wanted), size, cache)
-
-
-def open_source(source: str | Path, wanted: set[str]) -> Opened:
-    """List the pictures of a source that is no name: a folder, files or `hf:owner/name`."""
-    if not str(source):
+        return read_named(name, found, wanted, size) if isinstance(found, list) else _open_path(found, wanted, cache)
+    text = str(source)
+    if not text:
         raise ValueError("no data set named; give a folder, a parquet file, or one of digits, cifar10, ...")
-    if isinstance(source, str) and source.startswith("hf:"):
-        from vitreous.data.hub import snapshot
-        from vitreous.data.parquet import open_parquet
-
-        named = known(source.split("/")[-1].split("@")[0])
-        if named:
-            return open_parquet(snapshot(source), wanted, named.title, named.classes)
-        return dataclasses.replace(open_parquet(snapshot(source), wanted), name=source)
-    return _open_path(Path(source).expanduser(), wanted)
+    if text.startswith("hf:"):
+        return _open_hub(text, wanted)
+    path = Path(source).expanduser()
+    if is_pattern(text) and not os.path.lexists(path):
+        shards = matching(str(path))
+        return open_shards(Path(os.path.commonpath([each.parent for each in shards])), shards, wanted, cache)
+    return _open_path(path, wanted, cache, images)
 
 
-def _open_path(path: Path, wanted: set[str]) -> Opened:
-    """A folder or file: parquet where there is any, else class folders."""
-    from vitreous.data.folder import open_folder
-    from vitreous.data.parquet import open_parquet, open_saved, saved_files, split_files
+def _open_hub(source: str, wanted: set[str]) -> Opened:
+    from vitreous.data.hub import snapshot
 
+    named = known(source.split("/")[-1].split("@")[0])
+    if named:
+        return open_parquet(snapshot(source), wanted, named.title, named.classes)
+    return dataclasses.replace(open_parquet(snapshot(source), wanted), name=source)
+
+
+def _open_path(path: Path, wanted: set[str], cache: Path | None, images: Path | None = None) -> Opened:
+    """A file by its suffix; a folder by what it holds: parquet, saved by `datasets`, tar shards, else class folders."""
     try:
         there = path.exists()
     except (OSError, ValueError) as error:  # too long for the file system, or with a zero byte
@@ -93,14 +111,31 @@ def _open_path(path: Path, wanted: set[str]) -> Opened:
         near = difflib.get_close_matches(str(path).lower(), [*EMBEDDED, *NAMED], 1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; named sets are {', '.join(['digits', *NAMED])}"
         raise ValueError(f"{path}: no such folder or file, nor a named set{hint}")
-    if path.is_file() and path.suffix.lower() != ".parquet":
-        raise ValueError(f"{path}: a file that is not parquet; pass the folder that holds the class folders")
-    if path.is_file() or split_files(path):
+    if path.is_file():
+        return _open_file(path, wanted, cache, images)
+    if split_files(path):
         named = known(path.resolve().name)
         return open_parquet(path, wanted, named.title if named else "", named.classes if named else ())
     if saved_files(path):
         return open_saved(path, wanted)
-    return open_folder(path, wanted)
+    shards = shard_files(path)
+    return open_shards(path, shards, wanted, cache) if shards else open_folder(path, wanted)
+
+
+def _open_file(path: Path, wanted: set[str], cache: Path | None, images: Path | None) -> Opened:
+    kind = path.suffix.lower()
+    if kind in TABLES or (kind == ".parquet" and names_files(ParquetTable(path).schema)):
+        return open_manifest(path, wanted, images)
+    if kind == ".parquet":
+        if images is not None:
+            raise ValueError(f"{path}: holds the pictures themselves, so that --images is not needed: leave it out")
+        return open_parquet(path, wanted)
+    if kind == ".tar":
+        return open_shards(path.parent, [path], wanted, cache)
+    raise ValueError(
+        f"{path}: neither a table (.csv, .tsv, .parquet) nor a tar file; pass the folder that holds the class folders, "
+        "and unpack archives first"
+    )
 
 
 def _held_out(parts: Parts, wanted: set[str], val_fraction: float, seed: int) -> DataSet:

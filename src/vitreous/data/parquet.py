@@ -10,13 +10,12 @@ Files that name no split are train.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vitreous.data.labels import labelled, number
 from vitreous.data.opened import Listing, Opened
-from vitreous.data.splits import canonical, needed
+from vitreous.data.splits import by_split, canonical, needed
 from vitreous.data.tables import ArrowTable, ParquetTable, Rows, Table
 
 _SEVERAL, _ONE = "dataset_dict.json", "state.json"  # what save_to_disk leaves at the top
@@ -28,21 +27,10 @@ def split_files(root: Path) -> dict[str, list[Path]]:
     ValueError when one split is spread over several folders, which are configurations to choose from.
     """
     if root.is_file():
-        return {_split_of(root, root.parent) or "train": [root]}
-    paths = sorted(path for pattern in ("*.parquet", "*/*.parquet", "*/*/*.parquet") for path in root.glob(pattern))
-    found: dict[str, list[Path]] = {}
-    unnamed = [path for path in paths if _split_of(path, root) is None]
-    for path in paths:
-        name = _split_of(path, root)
-        if name:
-            found.setdefault(name, []).append(path)
-    if unnamed and found:
-        raise ValueError(
-            f"{unnamed[0]}: the file's name tells no split, others here do; rename it to begin with train, "
-            "val or test, or move it away"
-        )
-    if unnamed:
-        found = {"train": unnamed}
+        return by_split([root], root.parent)
+    found = by_split(
+        sorted(path for pattern in ("*.parquet", "*/*.parquet", "*/*/*.parquet") for path in root.glob(pattern)), root
+    )
     for name, files in found.items():
         folders = sorted({str(path.parent.relative_to(root)) for path in files})
         if len(folders) > 1:
@@ -51,12 +39,6 @@ def split_files(root: Path) -> dict[str, list[Path]]:
                 f"such as {root / folders[0]}"
             )
     return found
-
-
-def _split_of(path: Path, root: Path) -> str | None:
-    start = re.match(r"[a-z]+", path.stem.lower())
-    own = canonical(start.group()) if start else None
-    return own or (canonical(path.parent.name) if path.parent != root else None)
 
 
 def saved_files(root: Path) -> dict[str, list[Path]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +16,25 @@ _ALIASES = {"train": "train", "val": "val", "valid": "val", "validation": "val",
 def canonical(name: str) -> str | None:
     """train, val or test for any accepted spelling ("Valid", "validation", ...); None for another word."""
     return _ALIASES.get(name.lower())
+
+
+def by_split(paths: Iterable[Path], root: Path) -> dict[str, list[Path]]:
+    """{split: its files}, told by the start of a file's name, else by its folder below `root`; train where none is.
+
+    ValueError for a file that names no split among others that do.
+    """
+    found: dict[str | None, list[Path]] = {}
+    for path in paths:
+        start = re.match(r"[a-z]+", path.stem.lower())
+        own = canonical(start.group()) if start else None
+        found.setdefault(own or (canonical(path.parent.name) if path.parent != root else None), []).append(path)
+    unnamed = found.pop(None, [])
+    if unnamed and found:
+        raise ValueError(
+            f"{unnamed[0]}: the file's name tells no split, others here do; rename it to begin with train, "
+            "val or test, or move it away"
+        )
+    return {name: files for name, files in found.items() if name} or ({"train": unnamed} if unnamed else {})
 
 
 def requested(names: Collection[str] | None) -> set[str]:
