@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 import torch
 from test_data_folder import picture
+from test_data_manifest import table
 from test_data_parquet import png, write
+from test_data_shards import samples, shard
 
 from vitreous.augment import AugmentConfig
 from vitreous.config import RunConfig
@@ -47,7 +49,21 @@ def parquet(root: Path) -> Path:
     return write(root / "a.parquet", cells=cells)
 
 
-SOURCES: dict[str, Callable[[Path], Path]] = {"folder": folder, "parquet": parquet}
+def manifest(root: Path) -> Path:
+    rows = [(str(path), path.parent.name) for path in sorted(folder(root).rglob("*.png"))]
+    return table(root / "a.csv", rows)
+
+
+def shards(root: Path) -> Path:
+    return shard(root / "a.tar", [*samples(0, 29), ("bad.png", b"no picture"), ("bad.cls", b"cat")])
+
+
+SOURCES: dict[str, Callable[[Path], Path]] = {
+    "folder": folder,
+    "parquet": parquet,
+    "manifest": manifest,
+    "shards": shards,
+}
 
 
 @pytest.fixture(params=SOURCES)

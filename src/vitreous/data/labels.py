@@ -52,7 +52,7 @@ def labelled(
         return None
     labels = np.array([numbers.get(value, NO_CLASS) for value in values], dtype=np.int64)
     unusable = {
-        place: "no label in this row" if values[place] is None else f"label {values[place]!r} is none of the classes"
+        place: "no label" if values[place] is None else f"label {values[place]!r} is none of the classes"
         for place in np.flatnonzero(labels == NO_CLASS).tolist()
     }
     return Listing(pictures, labels, ids, unusable)

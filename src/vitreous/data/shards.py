@@ -114,9 +114,7 @@ def open_shards(root: Path, shards: Sequence[Path], wanted: set[str], cache: Pat
     needs = needed(files, wanted)
     reference = "train" if "train" in files else next(iter(files))
     read = {name: [_indexed(path, cache) for path in files[name]] for name in dict.fromkeys([reference, *needs])}
-    values: dict[str, list[Label]] = {
-        name: [each for index in some for each in index.labels] for name, some in read.items()
-    }
+    values = {name: [each for index in some for each in index.labels] for name, some in read.items()}
     rejected = [each for name in needs for index in read[name] for each in index.rejected]
     classes, numbers = number(values)
     if len(classes) < 2:
@@ -166,7 +164,7 @@ def _read(path: Path) -> dict[str, Any]:
     labels: dict[str, dict[str, bytes]] = {}
     rejected: list[tuple[str, str]] = []
     try:
-        with tarfile.open(path, "r:") as archive:
+        with path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
                 key, kind = _parted(member.name)
                 if f".{kind}" in PICTURES:
@@ -178,8 +176,11 @@ def _read(path: Path) -> dict[str, Any]:
                     else:
                         pictures[key] = (name, member.offset_data, member.size)
                 elif kind in _LABELS and member.isreg() and member.size <= _LONGEST:
-                    stream = archive.extractfile(member)
-                    labels.setdefault(key, {})[kind] = stream.read() if stream else b""
+                    inside = archive.extractfile(member)
+                    labels.setdefault(key, {})[kind] = inside.read() if inside else b""
+            stream.seek(archive.offset)
+            if stream.read(512) != bytes(512):  # tarfile passes over that
+                raise ValueError("its end is missing")
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise ValueError(f"{printable(path)}: not a readable tar file ({error}); fetch or write it again") from None
     if not pictures:
