@@ -10,8 +10,8 @@ import torch
 from vitreous import ranks
 from vitreous.augment import AugmentConfig
 from vitreous.batches import Batches
-from vitreous.config import RunConfig
-from vitreous.data import DataSet
+from vitreous.config import DataConfig, RunConfig
+from vitreous.data import DataSet, Images
 
 CPU = torch.device("cpu")
 
@@ -72,3 +72,39 @@ def test_the_shares_of_several_processes_make_up_the_batch_of_one(
     for step, (inputs, targets) in enumerate(whole):
         assert torch.equal(torch.cat([part[step][0] for part in parts]), inputs)
         assert torch.equal(torch.cat([part[step][1] for part in parts]), targets)
+
+
+def uneven(counts: list[int]) -> Images:
+    labels = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
+    pixels = torch.zeros(len(labels), 3, 8, 8, dtype=torch.uint8)
+    return Images(pixels, labels, tuple("abcd"[: len(counts)]), tuple(map(str, range(len(labels)))))
+
+
+@pytest.mark.parametrize(("balance", "expected"), [(0.0, [90, 9, 0, 1]), (0.5, [70, 22, 0, 8]), (1.0, [34, 33, 0, 33])])
+def test_balance_draws_classes_as_evenly_as_asked(tiny_run: RunConfig, balance: float, expected: list[int]) -> None:
+    images = uneven([90, 9, 0, 1])
+    config = dataclasses.replace(tiny_run, batch=10, data=DataConfig(balance=balance))
+    drawn = torch.cat([Batches(images, config).chosen(step) for step in range(10)])
+    assert torch.bincount(images.labels[drawn], minlength=4).tolist() == expected
+    times = torch.bincount(drawn, minlength=100)
+    for label in (0, 1, 3):
+        own = times[images.labels == label]
+        assert own.max() - own.min() <= 1  # no picture of a class is favoured over another
+
+
+def test_a_balanced_order_depends_on_seed_and_step_alone_and_mixes_the_classes(tiny_run: RunConfig) -> None:
+    images = uneven([90, 10])
+    config = dataclasses.replace(tiny_run, batch=10, data=DataConfig(balance=1.0))
+    batches = Batches(images, config)
+    forward = [batches.chosen(step) for step in range(25)]
+    assert all(torch.equal(Batches(images, config).chosen(step), forward[step]) for step in (24, 3, 11))
+    other = Batches(images, dataclasses.replace(config, seed=1)).chosen(0)
+    assert not torch.equal(forward[0], other)
+    assert all(0 < int((images.labels[each] == 1).sum()) < 10 for each in forward)
+    assert not torch.equal(torch.cat(forward[:10]).sort()[0], torch.cat(forward[10:20]).sort()[0])  # others of class 0
+
+
+@pytest.mark.parametrize("balance", [-0.1, 1.1])
+def test_a_balance_out_of_range_is_refused(balance: float) -> None:
+    with pytest.raises(ValueError, match="it is from 0"):
+        DataConfig(balance=balance)

@@ -299,7 +299,7 @@ def test_folders_without_classes_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "a", "empty")
     picture(tmp_path / "a" / "1.png")
     refused(tmp_path / "a", "no class folders", "cat/1.jpg")
-    refused(tmp_path / "a" / "1.png", "not parquet")
+    refused(tmp_path / "a" / "1.png", "neither a table")
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:
@@ -356,3 +356,14 @@ def test_values_out_of_bounds_are_refused(pets: Path, options: dict[str, float])
 def test_more_than_memory_is_refused_before_decoding(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sysconf", lambda name: 100)
     refused(pets, "more than half", "--size")
+
+
+def test_uneven_classes_are_told_with_numbers(tmp_path: Path) -> None:
+    for label, count in (("cat", 30), ("dog", 10), ("hen", 11)):
+        for number in range(count):
+            picture(tmp_path / label / f"{number}.png", seed=number)
+    notes = [note for note in load(tmp_path).notes if "uneven" in note]
+    assert len(notes) == 1
+    assert "'cat' has 30 pictures in train and 'dog' 10, 3 to 1" in notes[0]
+    (tmp_path / "cat" / "0.png").unlink()
+    assert not any("uneven" in note for note in load(tmp_path).notes)

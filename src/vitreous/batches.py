@@ -34,6 +34,28 @@ def steps_per_epoch(count: int, batch: int) -> int:
     return max(1, count // batch)
 
 
+def evened(labels: Tensor, balance: float, generator: Generator) -> Tensor:
+    """The places of an epoch's pictures, (N,): as many as ``labels`` (N,), classes drawn as evenly as is asked for.
+
+    A class of n pictures gets a share of the epoch that grows as n^(1 - balance): with 0 as it is, with 1 all classes
+    the same. Within a class every picture is drawn as often as any other, give or take once: those of a rare class come
+    several times in an epoch, of a common one only some come, others in the next.
+    """
+    counts = torch.bincount(labels).double()
+    wanted = torch.where(counts > 0, counts ** (1 - balance), 0.0)
+    wanted *= len(labels) / wanted.sum()
+    whole = wanted.floor().long()
+    rest = (wanted - whole).argsort(descending=True, stable=True)[: len(labels) - int(whole.sum())]
+    whole[rest] += 1  # the largest remainders, so that the epoch keeps its length
+    drawn = []
+    for label, times in enumerate(whole.tolist()):
+        members = torch.nonzero(labels == label).flatten()
+        while times > 0:
+            drawn.append(members[torch.randperm(len(members), generator=generator)[:times]])
+            times -= len(drawn[-1])
+    return torch.cat(drawn)
+
+
 class Batches:
     """The training batches of a run. Keeps the order of the current epoch, which is all that is worth keeping."""
 
@@ -52,11 +74,17 @@ class Batches:
         self.images = dataclasses.replace(self.images, pixels=pixels, labels=self.images.labels.to(device))
 
     def chosen(self, step: int) -> Tensor:
-        """The pictures of a step, (B,): epoch after epoch, each in a new order, no picture twice in an epoch."""
+        """The pictures of a step, (B,): epoch after epoch, each in a new order, no picture twice in an epoch.
+
+        With ``data.balance`` an epoch is as long, but holds pictures of rare classes several times (:func:`evened`).
+        """
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             generator = generator_for("order", self.config.seed, epoch)
-            self._epoch, self._order = epoch, torch.randperm(len(self.images), generator=generator)
+            order = torch.randperm(len(self.images), generator=generator)
+            if self.config.data.balance:
+                order = evened(self.images.labels.cpu(), self.config.data.balance, generator)[order]
+            self._epoch, self._order = epoch, order
         return self._order[position * self.batch : (position + 1) * self.batch]
 
     def side(self, step: int, progress: float) -> int:

@@ -35,12 +35,18 @@ class DataConfig:
     mean: tuple[float, ...] = ()
     """Of each channel, of pixels in 0..1; empty: that of the training pictures."""
     std: tuple[float, ...] = ()
+    images: str = ""
+    """The folder that the paths of a table are seen from; empty: the table's own."""
+    balance: float = 0.0
+    """How evenly classes are drawn in training: 0 as often as they are, 1 all alike (:mod:`vitreous.batches`)."""
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or min(self.std, default=1.0) <= 0:
             raise ValueError(
                 f"mean {list(self.mean)} and std {list(self.std)}: give one number a channel each, those of std above 0"
             )
+        if not 0 <= self.balance <= 1:
+            raise ValueError(f"balance is {self.balance}: it is from 0 (classes as they are) to 1 (all alike)")
         if not 0 < self.val_fraction < 1:
             raise ValueError(
                 f"val_fraction is {self.val_fraction}: it is a share of the training pictures between 0 and 1"

@@ -210,6 +210,7 @@ def run_images(run: Path, split: str, data_root: Path | None = None) -> tuple[Cl
         val_fraction=config.val_fraction,
         seed=config.seed,
         splits={split},
+        images=Path(config.images) if config.images else None,
     )
     images = data.splits().get(split)
     if images is None:

@@ -130,6 +130,7 @@ def _read(held_out: DataConfig, side: int | None, data_root: Path | None) -> Dat
             val_fraction=held_out.val_fraction,
             seed=held_out.seed,
             splits={"train", "val"},
+            images=Path(held_out.images) if held_out.images else None,
         )
     )
 

@@ -37,13 +37,17 @@ app = typer.Typer(
 )
 
 SOURCE = (
-    "digits, shapes, digits-clutter, cifar10, cifar100, mnist, fashion-mnist, a folder per class, a parquet folder, "
-    "or hf:owner/name."
+    "digits, shapes, digits-clutter, cifar10, cifar100, mnist, fashion-mnist, a folder per class, a table of paths and "
+    "labels (CSV, TSV, parquet), a parquet folder, tar shards, or hf:owner/name."
 )
 Source = Annotated[str, typer.Argument(metavar="DATA", help=SOURCE)]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that train made.")]
 DataRoot = Annotated[
     Path | None, typer.Option("--data-root", metavar="DIR", help="Where named data sets lie (else $VITREOUS_DATA).")
+]
+PicturesOf = Annotated[
+    Path | None,
+    typer.Option("--images", metavar="DIR", help="Where the paths in a table are seen from (else the table's folder)."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, for programs.")]
 

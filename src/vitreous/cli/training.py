@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vitreous.cli.frame import STARTED, AsJson, DataRoot, Source, command, emit, seconds, settings, slug
+from vitreous.cli.frame import STARTED, AsJson, DataRoot, PicturesOf, Source, command, emit, seconds, settings, slug
 
 DEFAULT_BUDGET = 300.0
 """Seconds."""
@@ -49,6 +50,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Of initial weights, order and augmentation; else 0.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps; else auto.")] = None,
     data_root: DataRoot = None,
+    images: PicturesOf = None,
     change: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="Change any setting, such as optim.lr=0.01; repeatable."),
@@ -63,7 +65,7 @@ def train(
     from vitreous import console, jobs, ranks
     from vitreous.recipes import Wish
 
-    changes = settings(change or [])
+    changes = settings(change or []) | ({"data.images": json.dumps(str(images))} if images else {})
     if only_plan and again:
         raise ValueError("--plan and --resume do not go together: the run in --out has its plan already")
     if out is None and ranks.restarts():

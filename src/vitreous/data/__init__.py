@@ -14,6 +14,8 @@ columns.py   which columns of a table are meant
 folder.py    a folder per class
 tables.py    rows of parquet and Arrow files
 parquet.py   Hugging Face's layouts
+manifest.py  tables of paths and labels
+shards.py    tar shards
 listing.py   pictures without labels: folders, patterns, lists
 fetch.py     files of known content over HTTPS
 hub.py       hf:owner/name

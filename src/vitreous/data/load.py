@@ -24,6 +24,8 @@ from vitreous.data.shards import is_pattern, matching, open_shards, shard_files
 from vitreous.data.splits import check_fraction, requested, split
 from vitreous.data.tables import ParquetTable
 
+_UNEVEN = 3  # times as many pictures in a class as in another: then it is worth a note
+
 
 def load(
     source: str | Path,
@@ -183,6 +185,13 @@ def _check_classes(name: str, train: Images, notes: list[str], two: bool) -> Non
         raise ValueError(
             f"{name}: class {lone[0]!r} has 1 usable picture in train, and 2 are the least (one trains, one "
             "validates): add pictures or remove the class"
+        )
+    most, least = max(counts), min((count for count in counts if count), default=0)
+    if most >= _UNEVEN * least > 0:
+        notes.append(
+            f"classes are uneven: {train.classes[counts.index(most)]!r} has {most} pictures in train and "
+            f"{train.classes[counts.index(least)]!r} {least}, {most / least:.3g} to 1; --set data.balance=1 draws all "
+            "classes alike, 0.5 half-way"
         )
     absent = [label for label, count in zip(train.classes, counts, strict=True) if count == 0]
     if absent:
