@@ -268,6 +268,11 @@ def schema_of(classifier: Classifier, job: dict[str, Any]) -> pa.Schema:
     return pa.schema(columns, {FACTS: json.dumps({name: job[name] for name in ("weights", "top", "embed")})})
 
 
+def made_by(schema: pa.Schema) -> dict[str, Any]:
+    """What a table says of the command that made it; nothing where another program did."""
+    return json.loads((schema.metadata or {}).get(FACTS, "{}"))
+
+
 def table_of(each: Answers, schema: pa.Schema) -> pa.Table:
     """The rows of one batch; the features of an unreadable picture are null."""
     if each.features is None:
@@ -297,7 +302,7 @@ def _csv(path: Path, tables: Iterator[pa.Table]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         for number, table in enumerate(tables):
-            top = json.loads(table.schema.metadata[FACTS])["top"]
+            top = made_by(table.schema)["top"]
             if number == 0:
                 more = [f"{name}_{rank}" for rank in range(2, top + 1) for name in ("label", "probability")]
                 writer.writerow(["image", "label", "probability", *more, "error"])

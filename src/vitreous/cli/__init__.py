@@ -2,7 +2,7 @@
 
 frame.py     what they share: the app, options, errors, JSON
 training.py  train
-using.py     eval, predict
+using.py     eval, predict, search
 seeing.py    heatmap, report, compare
 data.py      data
 sharing.py   export, import

@@ -1,4 +1,4 @@
-"""``eval`` and ``predict``: a run at work."""
+"""``eval``, ``predict``, ``search``: a run at work."""
 
 from __future__ import annotations
 
@@ -93,3 +93,35 @@ def predict(
         console.table((image, ""), [(label, f"{probability:.1%}") for label, probability in prediction.top])
     if failed:
         raise typer.Exit(2)
+
+
+@command
+def search(
+    run: Run,
+    query: Annotated[Path, typer.Argument(metavar="QUERY", help="A picture file.")],
+    among: Annotated[
+        str | None,
+        typer.Option(
+            "--in",
+            metavar="FOLDER|FILE",
+            help="Where to search: a folder, quoted pattern or .txt list, or a table of predict --embed, which is "
+            "faster; else the run's training pictures.",
+        ),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many pictures to find.")] = 9,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The sheet; else search.png in the run.")] = None,
+    data_root: DataRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """The pictures that RUN finds most like QUERY, on one sheet with their similarity."""
+    from vitreous import console
+    from vitreous.search import search as find
+
+    with console.Counter("searching") as watch:
+        found = find(run, query, among, n=n, out=out, data_root=data_root, watch=watch)
+    console.say(f"{query}: {found.label}, among {found.compared:,} pictures")
+    rows = [(each.image, f"{each.similarity:.3f}", each.label) for each in found.neighbours]
+    console.table(("picture", "similarity", "class"), rows)
+    console.say(f"sheet  {found.picture}")
+    if as_json:
+        emit(found.to_json())
