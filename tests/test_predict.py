@@ -24,6 +24,7 @@ from test_cli import call
 
 from vitreous import predict
 from vitreous.classifier import Classifier
+from vitreous.data.spread import processors
 from vitreous.models import build_model
 from vitreous.predict import predict_files
 from vitreous.vit import ViTConfig
@@ -201,7 +202,25 @@ def test_no_more_is_read_than_is_about_to_be_used(run: Path, photos: Path) -> No
     for _ in range(3):
         assert len(next(batches).rows) == predict.BATCH
     batches.close()
-    assert next(taken) <= (3 + predict.processors() + 1) * predict.BATCH
+    assert next(taken) <= (3 + 2 * processors()) * predict.BATCH
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
+def test_memory_does_not_grow_with_the_number_of_pictures(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "PART_ROWS", 1024)
+    many = tmp_path / "many.txt"
+    many.write_text("\n".join(map(str, photos.iterdir())) + "\n")
+    resident: dict[int, int] = {}
+
+    def look(done: int, total: int) -> None:
+        resident[done] = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    predict_files(Classifier.load(run), [str(many)] * 30, tmp_path / "p.parquet", embed=True, watch=look)
+    early = max(size for done, size in resident.items() if done <= 2500)
+    late = max(size for done, size in resident.items() if done > 7500)
+    assert late - early < 16 << 20, f"{(late - early) >> 20} MiB more after 9,000 pictures than after 2,500"
 
 
 def test_the_command_counts_and_ends_well_with_some_unreadable(run: Path, photos: Path, tmp_path: Path) -> None:

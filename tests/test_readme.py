@@ -57,6 +57,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             Image.fromarray(next(pictures)).save(tmp_path / "pets" / name / f"{number}.png")
     for name in ("new-picture.jpg", "picture.png"):
         Image.fromarray(next(pictures)).save(tmp_path / name)
+    (tmp_path / "list.txt").write_text("pets/cat/0.png\npets/dog/1.png\n")
     (tmp_path / "sets" / "cifar10").mkdir(parents=True)
     for split, count in (("train", 40), ("test", 20)):
         encoded = []
@@ -72,7 +73,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md", "docs/predict.md"])
 def test_every_command_runs(page: str, workplace: Path) -> None:
     found = commands(ROOT / page, "vitreous")
     assert len(found) >= 6

@@ -173,7 +173,7 @@ def build(kind: type[T], values: dict[str, Any], path: str = "") -> T:
     for key in values:
         if key not in known:
             raise ValueError(f"unknown setting {path + key!r}{nearest(key, known)}")
-    return kind(**{key: _convert(types_of[key], value, path + key) for key, value in values.items()})
+    return kind(**{key: convert(types_of[key], value, path + key) for key, value in values.items()})
 
 
 def model_config(values: Any, path: str = "model.") -> ModelConfig:
@@ -212,7 +212,7 @@ def nearest(word: str, known: typing.Iterable[str]) -> str:
     return f": did you mean {close[0]!r}?" if close else f": known are {', '.join(known)}" if known else ""
 
 
-def _convert(kind: Any, value: Any, path: str) -> Any:
+def convert(kind: Any, value: Any, path: str) -> Any:
     """One JSON value as the type of its field."""
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if value is None:
@@ -225,7 +225,7 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
     if typing.get_origin(target) is tuple:
         if not isinstance(value, list | tuple):
             raise ValueError(f"{path} is {value!r}: it must be a list")
-        return tuple(_convert(typing.get_args(target)[0], item, path) for item in value)
+        return tuple(convert(typing.get_args(target)[0], item, path) for item in value)
     if dataclasses.is_dataclass(target) and isinstance(target, type):
         if not isinstance(value, dict):
             raise ValueError(f"{path} is {value!r}: it has fields of its own, such as {path}.{_first(target)}")

@@ -20,6 +20,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from vitreous.faithfulness import Verdict
+    from vitreous.inventory import Entry
     from vitreous.predict import Predicted
     from vitreous.train import Progress, Result
 
@@ -203,6 +204,31 @@ def trained(result: Result, source: str) -> None:
         say(f"{result.images:,} pictures in {duration(result.seconds)} ({rate:,.0f} images/s all in all)")
         say(f"validation accuracy {percent(result.val_accuracy)}, classifier in {result.run}")
         say(f"next        vitreous eval {result.run}\n            vitreous heatmap {result.run}")
+
+
+def runs(found: Sequence[Entry]) -> None:
+    """A line a run."""
+    if not found:
+        say("no runs there: vitreous train DATA makes one")
+        return
+    table(
+        ("run", "data", "recipe", "state", "begun", "time", "validation", "test", "parameters", "MB"),
+        [
+            (
+                each.run,
+                each.data or "-",
+                each.recipe or "-",
+                each.state,
+                each.begun[:16],
+                "-" if each.seconds is None else duration(each.seconds),
+                percent(each.val_accuracy),
+                percent(each.test_accuracy),
+                "-" if each.parameters is None else f"{each.parameters:,}",
+                f"{each.bytes / 1e6:,.1f}",
+            )
+            for each in found
+        ],
+    )
 
 
 def predicted(done: Predicted) -> None:

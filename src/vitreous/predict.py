@@ -17,11 +17,9 @@ import itertools
 import json
 import os
 import shutil
-import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,12 +32,12 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from vitreous import sealed
 from vitreous.classifier import Classifier, Prediction
 from vitreous.data import listed
 from vitreous.data.decode import quiet
 from vitreous.data.folder import printable
-from vitreous.data.spread import processors
-from vitreous.sealed import sync
+from vitreous.data.spread import in_order
 
 BATCH = 64
 """Pictures that one thread decodes, and that go through the model together."""
@@ -154,26 +152,16 @@ def row(picture: str, prediction: Prediction) -> dict[str, Any]:
 def decoded(classifier: Classifier, pictures: Iterable[str]) -> Iterator[tuple[list[str], list[Tensor | str]]]:
     """Batches of pictures, each as the pixels uint8 (C, S, S) that the model reads, or as what is wrong with it.
 
-    A few batches ahead are decoded by threads: Pillow and the model both let go of Python's lock.
+    Threads decode a few batches ahead: Pillow's codecs and the model both let go of Python's lock.
     """
-    stopped = threading.Event()
 
-    def read(names: list[str]) -> list[Tensor | str]:
-        return [_read(classifier, name) for name in names if not stopped.is_set()]
+    def read(*some: str) -> tuple[list[str], list[Tensor | str]]:
+        return list(some), [_read(classifier, name) for name in some]
 
-    count = processors()
-    names, waiting = iter(pictures), deque[tuple[list[str], Future[list[Tensor | str]]]]()
-    with quiet(), ThreadPoolExecutor(count) as executor:
-        try:
-            while True:
-                while len(waiting) <= count and (some := list(itertools.islice(names, BATCH))):
-                    waiting.append((some, executor.submit(read, some)))
-                if not waiting:
-                    return
-                some, job = waiting.popleft()
-                yield some, job.result()
-        finally:
-            stopped.set()
+    names = iter(pictures)
+    batches = iter(lambda: tuple(itertools.islice(names, BATCH)), ())
+    with quiet():
+        yield from in_order(read, batches, "threads")
 
 
 def _read(classifier: Classifier, name: str) -> Tensor | str:
@@ -216,25 +204,24 @@ def begin(parts: Path, out: Path, job: dict[str, Any]) -> int:
     except ValueError:
         shutil.rmtree(parts, ignore_errors=True)
         raise
-    sync(parts / "pictures")
-    _put(path, lambda path: path.write_text(json.dumps({**job, "pictures": count})))
+    sealed.sync(parts / "pictures")
+    sealed.write(path, json.dumps({**job, "pictures": count}))
     return count
 
 
 def fill(parts: Path, done: int, total: int, classifier: Classifier, job: dict[str, Any], tell: Watch) -> None:
     """Writes the parts that are missing after the first ``done`` rows."""
-    schema, pending, since, seen = schema_of(classifier, job), list[pa.Table](), time.monotonic(), done
+    schema, pending, since, seen = schema_of(classifier, job), list[Answers](), time.monotonic(), done
     tell(seen, total)
     with (parts / "pictures").open() as file:
         names = (json.loads(line) for line in itertools.islice(file, done, None))
         with contextlib.closing(answers(classifier, names, top=job["top"], embed=job["embed"])) as batches:
             for each in batches:
-                pending.append(table_of(each, schema))
+                pending.append(each)
                 seen += len(each.rows)
                 tell(seen, total)
                 if seen == total or seen - done >= PART_ROWS or time.monotonic() - since >= PART_SECONDS:
-                    part = pa.concat_tables(pending)
-                    _put(parts / f"{done:012d}.parquet", partial(pq.write_table, part))
+                    sealed.put(parts / f"{done:012d}.parquet", partial(pq.write_table, table_of(pending, schema)))
                     pending, since, done = [], time.monotonic(), seen
 
 
@@ -246,7 +233,7 @@ def written(parts: Path) -> list[Path]:
 def finish(parts: Path, out: Path) -> Counter[str | None]:
     """Makes the table of all parts; returns how many pictures have each label, None of those that have none."""
     tables = (pq.read_table(part) for part in written(parts))
-    _put(out, lambda path: WRITERS[out.suffix](path, tables))
+    sealed.put(out, lambda path: WRITERS[out.suffix](path, tables))
     labels = Counter[str | None]()
     for part in written(parts):
         labels.update(pq.read_table(part, columns=["label"])["label"].to_pylist())
@@ -273,13 +260,16 @@ def made_by(schema: pa.Schema) -> dict[str, Any]:
     return json.loads((schema.metadata or {}).get(FACTS, "{}"))
 
 
-def table_of(each: Answers, schema: pa.Schema) -> pa.Table:
-    """The rows of one batch; the features of an unreadable picture are null."""
-    if each.features is None:
-        return pa.Table.from_pylist(each.rows, schema)
-    plain = pa.Table.from_pylist(each.rows, pa.schema(list(schema)[:-1]))
-    missing, column = pa.array(["error" in one for one in each.rows]), schema.field(-1)
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(each.features.ravel()), type=column.type, mask=missing)
+def table_of(batches: Sequence[Answers], schema: pa.Schema) -> pa.Table:
+    """One table of batches (a table of each would take Arrow far more memory); features of the unreadable are null."""
+    rows = [one for each in batches for one in each.rows]
+    features = [each.features for each in batches if each.features is not None]
+    if not features:
+        return pa.Table.from_pylist(rows, schema)
+    plain = pa.Table.from_pylist(rows, pa.schema(list(schema)[:-1]))
+    missing, column = pa.array(["error" in one for one in rows]), schema.field(-1)
+    values = pa.array(np.concatenate(features).ravel())
+    vectors = pa.FixedSizeListArray.from_arrays(values, type=column.type, mask=missing)
     return plain.append_column(column, vectors).replace_schema_metadata(schema.metadata)
 
 
@@ -313,15 +303,3 @@ def _csv(path: Path, tables: Iterator[pa.Table]) -> None:
 
 WRITERS: dict[str, Callable[[Path, Iterator[pa.Table]], None]] = {".parquet": _parquet, ".csv": _csv, ".jsonl": _jsonl}
 """How a table is written, by suffix."""
-
-
-def _put(path: Path, write: Callable[[Path], object]) -> None:
-    """A file that is there whole or not at all."""
-    unfinished = path.with_name(path.name + ".partial")
-    try:
-        write(unfinished)
-        sync(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    sync(path.parent)

@@ -99,17 +99,18 @@ def read_config(run: str | Path) -> RunConfig:
 
 def changes(old: RunConfig, new: RunConfig) -> list[str]:
     """The settings that differ, as ``path: old -> new``."""
-    before, after = _flat(json.loads(to_json(old))), _flat(json.loads(to_json(new)))
+    before, after = flat(json.loads(to_json(old))), flat(json.loads(to_json(new)))
     return [
         f"{key}: {before.get(key)} -> {after.get(key)}" for key in after | before if before.get(key) != after.get(key)
     ]
 
 
-def _flat(values: Any, path: str = "") -> dict[str, Any]:
+def flat(values: Any, path: str = "") -> dict[str, Any]:
+    """Nested values by path, as ``{"optim.lr": 0.01}``."""
     if not isinstance(values, dict):
         return {path: values}
     return {
-        key: leaf for name, value in values.items() for key, leaf in _flat(value, f"{path}.{name}".strip(".")).items()
+        key: leaf for name, value in values.items() for key, leaf in flat(value, f"{path}.{name}".strip(".")).items()
     }
 
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +58,18 @@ def writing(target: Path, format: int) -> Iterator[Path]:
 
 
 def write(path: Path, text: str) -> None:
-    """A single file that is there whole, or as it was before. Raises OSError with nothing temporary left behind."""
+    """A single file of text that is there whole, or as it was before. Raises as :func:`put` does."""
+    put(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def put(path: Path, fill: Callable[[Path], object]) -> None:
+    """A single file, written by ``fill``, that is there whole, or as it was before.
+
+    Raises OSError with nothing temporary left behind.
+    """
     partial = _beside(path, PARTIAL)
     try:
-        partial.write_text(text, encoding="utf-8")
+        fill(partial)
         sync(partial)
         os.replace(partial, path)
     finally:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch import Tensor
 
 from vitreous.classifier import Classifier
 from vitreous.data import Images, decode, fit, listed
@@ -88,10 +87,10 @@ def search(
     """
     if not 1 <= n <= MOST:
         raise ValueError(f"{n} pictures on a sheet: ask for 1 to {MOST}")
-    known: dict[str, Tensor] = {}
+    images: Images | None = None
     if among is None:
         classifier, images, _ = run_images(run, "train", data_root)
-        batches, known = training_vectors(classifier, images), dict(zip(images.ids, images.pixels, strict=True))
+        batches = training_vectors(classifier, images)
     else:
         classifier = Classifier.load(run)
         batches = (table_vectors if among.endswith(".parquet") else file_vectors)(classifier, among, watch)
@@ -101,7 +100,7 @@ def search(
     label = classifier.ranked(scores, 1)[0].label
     tiles = [Tile(picture_of(str(query)), f"query: {label}", str(query))]
     for each in neighbours:
-        pixels = upright(known[each.image]) if each.image in known else picture_of(each.image)
+        pixels = upright(images.pixels[images.ids.index(each.image)]) if images else picture_of(each.image)
         tiles.append(Tile(pixels, f"{each.similarity:.3f} {each.label}", each.image))
     picture = sheet(tiles, out or (run if run.is_dir() else Path()) / "search.png")
     return Found(str(query), label, neighbours, compared, picture)

@@ -4,6 +4,7 @@ frame.py     what they share: the app, options, errors, JSON
 training.py  train
 using.py     eval, predict, search
 seeing.py    heatmap, report, compare
+keeping.py   list
 data.py      data
 sharing.py   export, import
 showing.py   serve, lesson
@@ -17,7 +18,7 @@ import sys
 
 # Each registers its commands, and --help lists them in this order.
 # isort: off
-from vitreous.cli import training, using, seeing, data, sharing, showing  # noqa: F401
+from vitreous.cli import training, using, seeing, keeping, data, sharing, showing  # noqa: F401
 
 # isort: on
 from vitreous.cli.frame import app

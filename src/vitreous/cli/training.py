@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,8 @@ from vitreous.cli.frame import STARTED, AsJson, DataRoot, PicturesOf, Source, co
 
 DEFAULT_BUDGET = 300.0
 """Seconds."""
+NAMES = {"weights": "from", "any_size": "any-size"}
+"""Options that are not called what they set."""
 
 
 @command
@@ -55,6 +57,10 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="Change any setting, such as optim.lr=0.01; repeatable."),
     ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="Settings in YAML or JSON, or a run's config.json."),
+    ] = None,
     again: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out where it stopped.")] = False,
     only_plan: Annotated[
         bool, typer.Option("--plan", help="Print what would be done and what to expect of it, and do not train.")
@@ -64,6 +70,7 @@ def train(
     """Train a classifier on DATA within a budget of time."""
     from vitreous import console, jobs, ranks
     from vitreous.recipes import Wish
+    from vitreous.settings import LIMITS, combine, read_settings
 
     changes = settings(change or []) | ({"data.images": json.dumps(str(images))} if images else {})
     if only_plan and again:
@@ -71,24 +78,27 @@ def train(
     if out is None and ranks.restarts():
         raise ValueError("torchrun --max-restarts goes on with a run that is named: give its folder with --out")
     folder = out or ranks.from_first(lambda: (latest if again else fresh)(Path("runs"), slug(source)))
+    given: dict[str, Any] = {
+        "size": size,
+        "stem": stem,
+        "model": model,
+        "weights": start,
+        "freeze": freeze or None,
+        "any_size": any_size or None,
+        "budget": budget,
+        "epochs": epochs,
+        "steps": steps,
+        "seed": seed,
+        "device": device,
+    }
     if not again:
-        limit = seconds(budget) if budget is not None else None
-        if budget is None and epochs is None and steps is None:
-            limit = DEFAULT_BUDGET
-        wish = Wish(
-            source,
-            limit,
-            epochs,
-            steps,
-            size,
-            stem,
-            seed=seed or 0,
-            device=device or "auto",
-            model=model,
-            any_size=any_size,
-            weights=start,
-            freeze=freeze,
-        )
+        options, asked = combine(given, read_settings(file) if file else {})
+        changes = asked | changes
+        if all(options[name] is None for name in LIMITS):
+            options["budget"] = DEFAULT_BUDGET
+        elif isinstance(options["budget"], str):
+            options["budget"] = seconds(options["budget"])
+        wish = Wish(source, **{name: value for name, value in options.items() if value is not None})
     if only_plan:
         config, notes, expected = jobs.plan_on(wish, changes=changes, data_root=data_root, started=STARTED)
         console.say("\n".join(f"  {sentence}" for sentence in [*notes, *expected.sentences()]))
@@ -97,20 +107,8 @@ def train(
         return
     with console.TrainingDisplay() as display:
         if again:
-            given = {
-                "size": size,
-                "stem": stem,
-                "model": model,
-                "from": start,
-                "freeze": freeze or None,
-                "any-size": any_size or None,
-                "budget": budget,
-                "epochs": epochs,
-                "steps": steps,
-                "seed": seed,
-                "device": device,
-            }
-            refuse_changes([f"--{name}" for name, value in given.items() if value is not None], changes)
+            refused = [name for name, value in [*given.items(), ("config", file)] if value is not None]
+            refuse_changes([f"--{NAMES.get(name, name)}" for name in refused], changes)
             result = jobs.resume(folder, source, data_root=data_root, watch=display, started=STARTED)
         else:
             result = jobs.train_on(wish, folder, changes=changes, data_root=data_root, watch=display, started=STARTED)

@@ -1,0 +1,117 @@
+"""A file of settings says what --set says; the command line comes first; what is no setting is named with its line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_cli import NO_PROBE, SMALL, call
+
+from vitreous.config import RunConfig, override, to_json
+from vitreous.runs import read_config
+from vitreous.settings import combine, read_settings
+
+NOTHING = dict.fromkeys(
+    ("size", "stem", "model", "weights", "freeze", "any_size", "budget", "epochs", "steps", "seed", "device")
+)
+
+
+def written(folder: Path, text: str, name: str = "run.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_nested_and_by_path_mean_the_same(tmp_path: Path) -> None:
+    nested = "batch: 64\noptim:\n  lr: 1e-3  # a comment\n  warmup: 0.1\nphases: [{size: 16, share: 1.0}]\n"
+    by_path = 'optim.lr: 0.001\noptim.warmup: 0.1\nbatch: 64\nphases: [{"size": 16, "share": 1e0}]\n'
+    same = read_settings(written(tmp_path, nested))
+    assert (
+        same
+        == read_settings(written(tmp_path, by_path))
+        == read_settings(written(tmp_path, json.dumps(same, indent="\t"), "run.json"))
+    )
+    assert same == {"batch": 64, "optim.lr": 0.001, "optim.warmup": 0.1, "phases": [{"size": 16, "share": 1.0}]}
+
+
+def test_a_config_json_gives_back_the_whole_run(tmp_path: Path) -> None:
+    config = override(RunConfig(budget=60.0), {"optim.lr": "1e-05", "model.stem": "conv", "batch": "32", "seed": "3"})
+    options, changes = combine(NOTHING, read_settings(written(tmp_path, to_json(config), "config.json")))
+    assert (options["budget"], options["seed"], options["model"]) == (60.0, 3, "vit")
+    assert override(RunConfig(budget=60.0, seed=3), changes) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("batch: 64\noptim:\n  lrr: 1\n", "run.yaml, line 3: unknown setting 'optim.lrr': did you mean 'optim.lr'"),
+        ("bacth: 64\n", "line 1: unknown setting 'bacth': did you mean 'batch'"),
+        ("optim: 3\n", "line 1: unknown setting 'optim'"),
+        ("batch: many\n", "line 1: batch is 'many': it must be int, not str"),
+        ("batch: 64\nseed: 1\nbatch: 32\n", "line 3: batch is given twice"),
+        ("seed: [1, 2]\n", "line 1: seed is"),
+        ("phases: 3\n", "line 1: phases is 3: it must be a list"),
+        ("- batch\n", "holds no settings"),
+        ("", "holds no settings"),
+        ("batch: [64\n", "is no YAML"),
+        ("format: 99\n", "line 1: format 99"),
+        ("batch: !!python/object/apply:os.system ['echo']\n", "is no YAML"),
+    ],
+)
+def test_what_is_no_setting_is_named_with_its_line(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"run\.yaml") as caught:
+        read_settings(written(tmp_path, text))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "values", "option", "left"),
+    [
+        ({}, {"budget": "5m"}, ("budget", "5m"), {}),
+        ({"steps": 3}, {"budget": "5m"}, ("budget", None), {}),
+        ({"seed": 0}, {"seed": 7}, ("seed", 0), {}),
+        ({}, {"device": "cpu"}, ("device", "cpu"), {}),
+        ({}, {"model.family": "resnet", "model.depth": 2}, ("model", "resnet"), {"model.depth": "2"}),
+        ({"model": "fastcnn"}, {"model.family": "resnet", "model.depth": 2}, ("model", "fastcnn"), {}),
+        ({"size": "tiny"}, {"model.depth": 2, "model.registers": 4}, ("size", "tiny"), {"model.registers": "4"}),
+        ({"stem": "patch"}, {"model.stem": "conv", "batch": 8}, ("stem", "patch"), {"batch": "8"}),
+        ({"any_size": True}, {"phases": [{"size": 8, "share": 1.0}]}, ("any_size", True), {}),
+        ({}, {"data.source": "cifar10", "model.classes": 10, "data.seed": 4}, ("model", None), {"data.seed": "4"}),
+        ({"model": "resnet"}, {"model.depth": 2}, ("model", "resnet"), {"model.depth": "2"}),
+        ({"weights": "other"}, {"weights": "w", "model.depth": 2}, ("weights", "other"), {}),
+        ({}, {"weights": "w", "model.family": "vit", "model.depth": 2}, ("model", None), {"model.depth": "2"}),
+    ],
+)
+def test_the_command_line_comes_first(
+    given: dict[str, Any], values: dict[str, Any], option: tuple[str, Any], left: dict[str, str]
+) -> None:
+    options, changes = combine(NOTHING | given, values)
+    assert options[option[0]] == option[1]
+    assert changes == left
+
+
+def test_train_takes_a_file_and_set_wins(tmp_path: Path) -> None:
+    text = "steps: 2\nbatch: 8\nevaluations: 1\nmodel: {width: 16, heads: 2, depth: 1}\noptim: {lr: 0.02}\nseed: 5\n"
+    path = written(tmp_path, text)
+    first = call(
+        "train", "digits", "--config", path, "--set", "batch=16", "--seed", 6, "--out", tmp_path / "a", *NO_PROBE
+    )
+    assert first.exit_code == 0, first.stderr
+    config = read_config(tmp_path / "a")
+    assert (config.steps, config.batch, config.seed, config.optim.lr, config.model.depth) == (2, 16, 6, 0.02, 1)
+    again = call("train", "digits", "--config", tmp_path / "a" / "config.json", "--out", tmp_path / "b")
+    assert again.exit_code == 0, again.stderr
+    assert read_config(tmp_path / "b") == config
+    resumed = call("train", "digits", "--config", path, "--out", tmp_path / "b", "--resume")
+    assert resumed.exit_code == 2
+    assert "--config cannot be given with --resume" in resumed.stderr
+
+
+def test_a_file_for_other_pictures_keeps_what_the_pictures_decide(tmp_path: Path) -> None:
+    config = override(RunConfig(steps=2), {"model.classes": "7", "data.source": "elsewhere", "model.image_size": "8"})
+    path = written(tmp_path, to_json(config), "config.json")
+    outcome = call("train", "digits", "--config", path, "--out", tmp_path / "run", *SMALL, *NO_PROBE)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert (read_config(tmp_path / "run").data.source, read_config(tmp_path / "run").model.classes) == ("digits", 10)
