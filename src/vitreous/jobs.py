@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -19,7 +19,7 @@ from vitreous.finetuning import fit, plan_from
 from vitreous.forecast import Forecast, forecast
 from vitreous.pretrained import read
 from vitreous.recipes import Wish, plan
-from vitreous.runs import claim, read_config, vacant
+from vitreous.runs import claim, flat, read_config, vacant
 from vitreous.train import Result, Watch, train
 from vitreous.vit import ViTConfig
 
@@ -82,11 +82,11 @@ def _planned(wish: Wish, changes: Mapping[str, str], data_root: Path | None) -> 
         data = _read(held_out, fitting, data_root)
     wish = replace(wish, val_fraction=held_out.val_fraction)
     config, reasons = ranks.from_first(lambda: plan_from(wish, data, fit(start, data)) if start else plan(wish, data))
-    decided = config.model
-    config = override(config, dict(changes))
-    if start and config.model != decided:
+    chosen, config = config, override(config, dict(changes))
+    if start and config.model != chosen.model:
         raise ValueError(f"the weights of {wish.weights} decide on the model: leave --set model... out")
-    asked = [f"as asked: {path}={text}" for path, text in changes.items()]
+    before, after = flat(asdict(chosen)), flat(asdict(config))
+    asked = [f"as asked: {path}={text}" for path, text in changes.items() if after.get(path) != before.get(path)]
     return config, data, [*_notes(data), *reasons, *asked]
 
 

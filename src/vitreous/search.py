@@ -100,7 +100,7 @@ def search(
     label = classifier.ranked(scores, 1)[0].label
     tiles = [Tile(picture_of(str(query)), f"query: {label}", str(query))]
     for each in neighbours:
-        pixels = upright(images.pixels[images.ids.index(each.image)]) if images else picture_of(each.image)
+        pixels = upright(images.pixels[images.ids.index(each.image)]) if images is not None else picture_of(each.image)
         tiles.append(Tile(pixels, f"{each.similarity:.3f} {each.label}", each.image))
     picture = sheet(tiles, out or (run if run.is_dir() else Path()) / "search.png")
     return Found(str(query), label, neighbours, compared, picture)
