@@ -1,17 +1,18 @@
-"""Time and memory of a class-token map and a rollout, as pictures grow: Vitreous beside the ways that keep matrices.
+"""Time and memory of heatmaps as pictures grow: Vitreous beside vit-explain and pytorch-grad-cam.
 
-    python bench/heatmap_cost.py --tokens 64,256,1024,4096 > heatmap-cost.jsonl
-    python bench/heatmap_cost.py --tokens 65536 --ways vitreous > heatmap-cost-large.jsonl
+    python bench/heatmap_cost.py --peers-python DIR/bin/python --vit-explain DIR > heatmap-cost.jsonl
+    python bench/heatmap_cost.py --tokens 65536 --rounds 1 --ways "vitreous map,vitreous rollout" > large.jsonl
 
 The model is the nano preset (width 128, 4 blocks, 4 heads) with patch 4 on one picture of sqrt(tokens) x 4 pixels. The
-two rivals are written here as the popular tools do it and are not those tools:
-
-- ``keeps L x A x N x N``: hooks keep every layer's whole attention, rollout multiplies whole matrices (as vit-explain).
-- ``keeps activations and gradients``: the last layer's tokens and their gradient from a whole backward pass, as
-  pytorch-grad-cam asks of a Vision Transformer; a Grad-CAM, not a rollout, shown for its cost alone.
+peers look at timm's Vision Transformer with the same weights, its fused attention off as vit-explain needs it.
+vit-explain is on no package index: ``--vit-explain`` names a folder with its files. It keeps every layer's attention
+and multiplies whole matrices (mean over heads, nothing discarded, so that its map can be compared with ours).
+pytorch-grad-cam's is a Grad-CAM of the last block, a map of another kind: the one that people use it for.
 
 Every row is a process of its own, so that its peak memory (VmHWM, less what the imports and the model take) is its
-own. Standard output: one JSON object with the provenance, then one a row; standard error: a Markdown table.
+own; rows follow each other in every round, so that a slow minute of the machine hits all of them. ``shape`` is the mean
+of a map over its maximum: maps that are the same have the same. Standard output: one JSON object with the provenance,
+then one a row and round; standard error: a Markdown table of the fastest seconds and the largest memory.
 """
 
 from __future__ import annotations
@@ -19,96 +20,101 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-REPEATS = 3
+PATCH = 4
+NANO = {"width": 128, "depth": 4, "heads": 4}
 
 
-def model_and_picture(tokens: int) -> tuple[Any, Any]:
-    """The nano preset with fixed random weights, and a picture of so many patches."""
+def ours(side: int, weights: str) -> Any:
+    """The nano preset for pictures of side x side patches; its weights are kept for the peers."""
     import torch
 
-    from vitreous.vit import PRESETS, ViT, ViTConfig
+    from vitreous.vit import ViT, ViTConfig
 
     torch.manual_seed(0)
-    side = math.isqrt(tokens)
-    nano: dict[str, Any] = dict(PRESETS["nano"])
-    model = ViT(ViTConfig(image_size=32, patch_size=4, **nano)).eval()
-    return model, torch.randn(1, 3, 4 * side, 4 * side)
+    model = ViT(ViTConfig(image_size=PATCH * side, patch_size=PATCH, **NANO)).eval()  # type: ignore[arg-type]
+    for block in model.blocks:
+        torch.nn.init.normal_(block.attn.qkv.weight, std=0.15)  # fresh weights look everywhere alike
+    torch.save(model.state_dict(), weights)
+    return model
+
+
+def timms(side: int, weights: str) -> Any:
+    """timm's, with the same weights."""
+    import torch
+
+    with_operators()
+    from timm.models.vision_transformer import VisionTransformer
+
+    shape: dict[str, Any] = {"embed_dim": NANO["width"], "depth": NANO["depth"], "num_heads": NANO["heads"]}
+    model = VisionTransformer(img_size=PATCH * side, patch_size=PATCH, num_classes=10, **shape).eval()
+    for block in model.blocks:
+        block.attn.fused_attn = False
+    model.load_state_dict(torch.load(weights))
+    return model
+
+
+def with_operators() -> None:
+    """Beside a CPU torch, torchvision may lack its operators; an environment can bring a module that declares them."""
+    try:
+        __import__("torchvision_ops")
+    except ImportError:
+        return
 
 
 def vitreous_map(model: Any, picture: Any) -> Any:
     from vitreous.attention_maps import class_map
 
-    return class_map(model, picture)
+    return class_map(model, picture)[0].numpy()
 
 
 def vitreous_rollout(model: Any, picture: Any) -> Any:
     from vitreous.attention_maps import rollout
 
-    return rollout(model, picture)
+    return rollout(model, picture)[0].numpy()
 
 
-def kept(model: Any, picture: Any) -> list[Any]:
-    """Every layer's whole attention, from one pass that keeps it."""
-    import torch
+def vitreous_relevance(model: Any, picture: Any) -> Any:
+    from vitreous.gradient_maps import relevance
 
-    found: list[Any] = []
-    with torch.no_grad():
-        x = model.tokens(picture)
-        for block in model.blocks:
-            weights = block.attn.weights(block.norm1(x))  # (1, A, N, N)
-            found.append(weights)
-            _, _, values = block.attn.project(block.norm1(x))
-            x = x + block.attn.proj((weights @ values).transpose(1, 2).flatten(2))
-            x = x + block.mlp(block.norm2(x))
-        model.head(model.read(x))
-    return found
+    return relevance(model, picture, model(picture).argmax(dim=1))[0].detach().numpy()
 
 
-def kept_map(model: Any, picture: Any) -> Any:
-    """The mean over heads and layers of the class token's row of the kept matrices."""
-    import torch
+def vit_explain(model: Any, picture: Any) -> Any:
+    sys.path.insert(0, os.environ["VIT_EXPLAIN"])
+    from vit_rollout import VITAttentionRollout  # type: ignore[import-not-found]
 
-    return torch.stack([weights[:, :, 0, 1:] for weights in kept(model, picture)]).mean(dim=(0, 2))
-
-
-def kept_rollout(model: Any, picture: Any) -> Any:
-    """The product of whole matrices."""
-    import torch
-
-    matrices = kept(model, picture)
-    product = torch.eye(matrices[0].shape[-1])
-    for weights in matrices:
-        mixed = weights.mean(dim=1)[0] + torch.eye(product.shape[0])
-        product = (mixed / mixed.sum(dim=-1, keepdim=True)) @ product
-    return product[0, 1:]
+    for each in model.blocks:
+        each.attn.attn_drop._forward_hooks.clear()  # it leaves its hooks behind, and a second call would have two
+    return VITAttentionRollout(model, head_fusion="mean", discard_ratio=0.0)(picture)
 
 
-def cam(model: Any, picture: Any) -> Any:
-    """Grad-CAM of the last block's tokens, from a whole backward pass."""
-    import torch
+def grad_cam(model: Any, picture: Any) -> Any:
+    from pytorch_grad_cam import GradCAM  # type: ignore[import-not-found]
 
-    seen: list[Any] = []
-    handle = model.blocks[-1].norm1.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    scores = model(picture)
-    handle.remove()
-    slope = torch.autograd.grad(scores.amax(), seen[0], retain_graph=True)[0]
-    scores.amax().backward()
-    return (slope[:, 1:].mean(dim=1, keepdim=True) * seen[0][:, 1:]).sum(dim=-1).clamp(min=0).detach()
+    side = picture.shape[-1] // PATCH
+
+    def on_the_grid(tokens: Any) -> Any:
+        return tokens[:, 1:].reshape(len(tokens), side, side, -1).permute(0, 3, 1, 2)
+
+    with GradCAM(model=model, target_layers=[model.blocks[-1].norm1], reshape_transform=on_the_grid) as cam:
+        return cam(input_tensor=picture, targets=None)[0]  # the predicted class
 
 
-WAYS: dict[str, Callable[[Any, Any], Any]] = {
-    "vitreous map": vitreous_map,
-    "vitreous rollout": vitreous_rollout,
-    "keeps L x A x N x N: map": kept_map,
-    "keeps L x A x N x N: rollout": kept_rollout,
-    "keeps activations and gradients: Grad-CAM": cam,
+WAYS: dict[str, tuple[Callable[[int, str], Any], Callable[[Any, Any], Any]]] = {
+    "vitreous map": (ours, vitreous_map),
+    "vitreous rollout": (ours, vitreous_rollout),
+    "vitreous relevance": (ours, vitreous_relevance),
+    "vit-explain rollout": (timms, vit_explain),
+    "pytorch-grad-cam GradCAM": (timms, grad_cam),
 }
 
 
@@ -118,15 +124,24 @@ def peak_mib() -> float:
     return int(line.split()[1]) / 1024
 
 
-def work(way: str, tokens: int) -> dict[str, Any]:
+def work(way: str, tokens: int, folder: str) -> dict[str, Any]:
     """One row: seconds of the fastest of some calls, and the memory that the calls added."""
-    model, picture = model_and_picture(tokens)
-    WAYS[way](*model_and_picture(64))  # imports, threads and workspaces are no cost of the method
+    import torch
+
+    make, look = WAYS[way]
+
+    def ready(side: int) -> tuple[Any, Any]:
+        picture = torch.randn(1, 3, PATCH * side, PATCH * side, generator=torch.Generator().manual_seed(1))
+        return make(side, f"{folder}/{side}.pt"), picture
+
+    model, picture = ready(math.isqrt(tokens))
+    small = ready(4)
+    look(*small)  # imports, threads and workspaces are no cost of the method
     before = peak_mib()
     times: list[float] = []
-    while not times or (len(times) < REPEATS and sum(times) < 20):
+    while not times or (len(times) < 3 and sum(times) < 10):
         start = time.perf_counter()
-        found = WAYS[way](model, picture)
+        found = look(model, picture)
         times.append(time.perf_counter() - start)
     return {
         "way": way,
@@ -135,38 +150,61 @@ def work(way: str, tokens: int) -> dict[str, Any]:
         "calls": len(times),
         "added_mib": round(peak_mib() - before, 1),
         "peak_mib": round(peak_mib(), 1),
-        "sum": round(float(found.sum()), 6),
+        "shape": round(float(found.mean() / found.max()), 6),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--tokens", default="64,256,1024,4096", help="square numbers, separated by commas")
-    parser.add_argument("--ways", default="", help="only those whose name begins so")
-    parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--ways", default=",".join(WAYS), help="separated by commas; ours first")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peers-python", default=sys.executable, help="an interpreter with timm and grad-cam")
+    parser.add_argument("--vit-explain", default="", help="a folder with vit-explain's files")
+    parser.add_argument("--row", nargs=3, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.row:
-        print(json.dumps(work(asked.row[0], int(asked.row[1]))))
+        way, tokens, folder = asked.row
+        print(json.dumps(work(way, int(tokens), folder)))
         return
     from vitreous.device import hardware
 
-    counts = [int(count) for count in asked.tokens.split(",")]
+    counts, ways = [int(count) for count in asked.tokens.split(",")], asked.ways.split(",")
     if any(math.isqrt(count) ** 2 != count for count in counts):
         parser.error(f"--tokens {asked.tokens}: give square numbers, such as 64 or 1024")
+    if not set(ways) <= set(WAYS):
+        parser.error(f"--ways {asked.ways}: give some of {', '.join(WAYS)}")
     print(json.dumps({"bench": "heatmap_cost", "model": "nano, patch 4", **hardware()}), flush=True)
-    print("| way | tokens | seconds | memory added, MiB |\n|---|---:|---:|---:|", file=sys.stderr)
-    for count in counts:
-        for way in (each for each in WAYS if each.startswith(asked.ways)):
-            command = [sys.executable, __file__, "--row", way, str(count)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:  # out of memory, for one
-                row = {"way": way, "tokens": count, "failed": done.stderr.strip().splitlines()[-1:] or ["killed"]}
-                print(f"| {way} | {count:,} | failed | |", file=sys.stderr)
-            else:
-                row = json.loads(done.stdout)
-                cells = f"{row['seconds']:.3f} | {row['added_mib']:,.0f}"
-                print(f"| {way} | {count:,} | {cells} |", file=sys.stderr, flush=True)
-            print(json.dumps(row), flush=True)
+    environment = {**os.environ, "VIT_EXPLAIN": asked.vit_explain}
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for count in counts:
+            for number in range(asked.rounds):
+                for way in ways:
+                    python = sys.executable if WAYS[way][0] is ours else asked.peers_python
+                    command = [python, __file__, "--row", way, str(count), folder]
+                    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+                    row = {"way": way, "tokens": count, "failed": done.stderr.strip().splitlines()[-1:] or ["killed"]}
+                    row = row if done.returncode else json.loads(done.stdout)
+                    rows.append(row)
+                    print(json.dumps({"round": number, **row}), flush=True)
+    print("| way | " + " | ".join(f"{count:,} tokens" for count in counts) + " |", file=sys.stderr)
+    print("|---|" + "---:|" * len(counts), file=sys.stderr)
+    for way in ways:
+        cells = []
+        for count in counts:
+            own = [row for row in rows if (row["way"], row["tokens"]) == (way, count) and "failed" not in row]
+            least, most = (pick(own, key=key) for pick, key in ((min, _seconds), (max, _mib))) if own else (None, None)
+            cells.append(f"{least['seconds']:.3f} s, {most['added_mib']:,.0f} MiB" if least and most else "failed")
+        print(f"| {way} | " + " | ".join(cells) + " |", file=sys.stderr)
+
+
+def _seconds(row: dict[str, Any]) -> float:
+    return float(row["seconds"])
+
+
+def _mib(row: dict[str, Any]) -> float:
+    return float(row["added_mib"])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ registers), N = S + R*K tokens, D width, A heads, E = D/A width of a head, L dep
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import cast
@@ -18,12 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from vitreous.positions import Place
-from vitreous.vit import Block, ViT, attention_weights
+from vitreous.vit import Block, ViT
 
 BATCH = 64
 """Pictures whose maps are made at a time."""
-WEIGHTS_AT_ONCE = 2**20
-"""Attention weights (B * A * Q * N) held at a time: 4 MiB, so that 65,536 tokens of 4 heads take 4 queries a step."""
+WEIGHTS_AT_ONCE = 2**18
+"""Attention weights (B * A * Q * N) made at a time, 1 MiB: what a core's cache holds."""
+KEYS_AT_ONCE = 2048
+"""Keys that a block of queries meets at a time, for the same reason."""
 
 
 @contextmanager
@@ -47,15 +50,28 @@ def attentive(model: nn.Module) -> ViT:
 
 
 def some_rows(q: Tensor, k: Tensor, place: Place | None, first: int = 0) -> Iterator[tuple[slice, Tensor]]:
-    """The attention weights of the queries from ``first`` on, WEIGHTS_AT_ONCE at a time.
+    """The attention weights of the queries from ``first`` on, a block of queries at a time, in fp32.
 
-    Queries and keys (B, A, N, E) -> which queries, and their rows (B, A, Q, N), each of which sums to 1.
+    Queries and keys (B, A, N, E) -> which queries, and their rows (B, A, Q, N), each of which sums to 1. The rows are
+    overwritten by the next. A block has WEIGHTS_AT_ONCE weights, or in long sequences E queries: it takes no more
+    memory than the tokens themselves, and enough queries share a read of the keys to make that worth it.
     """
-    batch, heads, count, _ = k.shape
-    step = max(1, WEIGHTS_AT_ONCE // max(1, batch * heads * count))
+    batch, heads, count, width = k.shape
+    step = min(count, max(width, WEIGHTS_AT_ONCE // max(1, batch * heads * count)))
+    queries = (q.float() / math.sqrt(width)).flatten(0, 1)  # (B*A, N, E)
+    keys = k.float().flatten(0, 1).transpose(1, 2)  # (B*A, E, N)
+    memory = keys.new_empty(len(keys), step, count)
     for start in range(first, count, step):
         part = slice(start, min(start + step, count))
-        yield part, attention_weights(q[:, :, part], k, place.bias(part) if place else None)
+        rows = memory[:, : part.stop - start]
+        for at in range(0, count, KEYS_AT_ONCE):
+            some = slice(at, at + KEYS_AT_ONCE)
+            torch.bmm(queries[:, part], keys[:, :, some], out=rows[:, :, some])
+        rows = rows.unflatten(0, (batch, heads))
+        bias = place.bias(part) if place else None
+        if bias is not None:
+            rows += bias
+        yield part, torch.softmax(rows, dim=-1, out=rows)
 
 
 Row = Callable[[Block, Tensor, Place | None, int], Tensor]

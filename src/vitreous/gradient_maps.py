@@ -115,7 +115,8 @@ class _Layer:
         """Attention times its gradient, what is below 0 left out: rows (B, A, Q, N) -> the same shape."""
         # The gradient by a weight is the gradient by the mixture times the value that the weight let in, so it is
         # known for some rows without the others.
-        return (rows * (self.mixed[:, :, part] @ self.v.transpose(-2, -1))).clamp(min=0).float()
+        by_weight = self.mixed[:, :, part] @ self.v.transpose(-2, -1)
+        return by_weight.mul_(rows).clamp_(min=0).float()
 
 
 def _backwards(vit: ViT, images: Tensor, target: Tensor) -> Iterator[_Layer]:
