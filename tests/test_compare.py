@@ -19,6 +19,7 @@ from vitreous.cli.seeing import points as parse_points
 from vitreous.cli.seeing import retold
 from vitreous.cnn import CNN_PRESETS
 from vitreous.compare import compare_runs, mcnemar
+from vitreous.faithfulness import check_run
 from vitreous.data import DataSet
 from vitreous.findings import curves, points, report, sentences
 from vitreous.jobs import train_on
@@ -239,6 +240,9 @@ def test_two_runs_on_the_same_pictures(tmp_path: Path) -> None:
     assert 0 <= values["p"] <= 1 and len(duel.sentences) == 4
     assert duel.picture.read_bytes().startswith(b"\x89PNG")
     assert "Grad-CAM" in duel.page.read_text()
+    verdict = check_run(tmp_path / "vit", ["attention"], n=10)["attention"]
+    said = compare_runs(tmp_path / "vit", tmp_path / "cnn", tmp_path / "duel", n=3).sentences
+    assert (said[-1] == f"The attention maps of vit are {verdict.words}.") == bool(verdict.failed)
     with pytest.raises(ValueError, match="compared with itself"):
         compare_runs(tmp_path / "vit", tmp_path / "vit", tmp_path / "duel")
     with pytest.raises(FileNotFoundError, match="is no run folder"):

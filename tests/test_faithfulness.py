@@ -21,6 +21,7 @@ from vitreous.faithfulness import (
     curve,
     judge,
     limit,
+    paired,
     randomised,
     rank_correlation,
     ranks,
@@ -89,6 +90,13 @@ def test_a_map_that_follows_the_model_is_faithful(monkeypatch: pytest.MonkeyPatc
     assert verdict.pointing_by_chance == pytest.approx(1 / 16)
     assert verdict.deletion > 0.3
     assert verdict.deletion_area < 0 < verdict.insertion_area
+    assert verdict.insertion_chance < 1e-4
+    means = verdict.curves
+    assert means["deletion"][1] < means["at random"][1] - 0.3
+    assert means["insertion"][1] > means["at random"][-2] + 0.3
+    assert verdict.deletion_area == pytest.approx(
+        area(np.array([means["deletion"]])) - area(np.array([means["at random"]]))
+    )
 
 
 def test_a_map_of_the_picture_alone_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +124,42 @@ def planted_for(method: str, tool: Classifier) -> tuple[Tensor, str, np.ndarray]
     return pixels, method, where
 
 
+def marked(count: int, seed: int) -> tuple[Tensor, Tensor, np.ndarray]:
+    """Grey clutter with one small disc or cross anywhere: uint8 (count, 3, 24, 24), classes, bool (count, 24, 24)."""
+    random = np.random.default_rng(seed)
+    pixels = random.integers(0, 90, (count, 1, 24, 24)).repeat(3, axis=1)
+    labels, where = np.arange(count) % 2, np.zeros((count, 24, 24), dtype=bool)
+    y, x = np.mgrid[-3:4, -3:4]
+    kinds = (np.hypot(y, x) < 3.2, np.minimum(np.abs(y), np.abs(x)) < 1)
+    for i, (top, left) in enumerate(random.integers(0, 18, (count, 2))):
+        where[i, top : top + 7, left : left + 7] = kinds[labels[i]]
+        pixels[i][:, where[i]] = random.integers(120, 256, (3, 1))
+    return torch.from_numpy(pixels).byte(), torch.from_numpy(labels), where
+
+
+def test_a_faithful_method_finds_nearly_all_of_200_planted_objects() -> None:
+    """Of a model that learnt here, by seed, what a disc and a cross are; the whole way from pixels to verdict."""
+    torch.manual_seed(0)
+    config = ViTConfig(image_size=24, patch_size=4, classes=2, width=32, depth=2, heads=2, stem="conv", stem_depth=1)
+    tool = Classifier(build_model(config), config, ("disc", "cross"), (0.25,) * 3, (0.2,) * 3)
+    pixels, labels, _ = marked(2048, seed=1)
+    steps = 160
+    optimiser = torch.optim.AdamW(tool.model.parameters(), lr=4e-3)
+    slower = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=4e-3, total_steps=steps)
+    for some in torch.randint(len(pixels), (steps, 64)):
+        loss = nn.functional.cross_entropy(tool.model(tool.prepare(pixels[some])), labels[some])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        slower.step()
+    tool.model.eval()
+    pixels, labels, where = marked(200, seed=2)
+    assert (tool.logits(pixels).argmax(dim=1) == labels).float().mean() > 0.95
+    verdicts = {method: judge(tool, pixels, method, where) for method in ("relevance", "occlusion")}
+    found = [verdict.pointing for verdict in verdicts.values() if not verdict.failed]
+    assert max((each for each in found if each is not None), default=0.0) >= 0.95, verdicts
+
+
 def test_ranks_and_correlations_are_spearmans() -> None:
     assert ranks(np.array([[3.0, 1.0, 3.0, 2.0]])).tolist() == [[2.5, 0.0, 2.5, 1.0]]
     random = np.random.default_rng(0)
@@ -140,6 +184,15 @@ def test_chance_is_that_of_a_normal() -> None:
     assert chance_of(0.0, 1.0) == 0.5
     assert chance_of(1.6449, 1.0) == pytest.approx(0.05, abs=1e-4)
     assert (chance_of(1.0, 0.0), chance_of(0.0, 0.0)) == (0.0, 1.0)
+
+
+def test_a_paired_gain_is_that_of_a_one_sided_test() -> None:
+    stats = pytest.importorskip("scipy.stats", reason="scipy is there with scikit-learn")
+    gains = np.random.default_rng(0).normal(0.1, 1, 400)
+    mean, error, chance = paired(gains)
+    expected = stats.ttest_1samp(gains, 0, alternative="greater")
+    assert mean / error == pytest.approx(expected.statistic)
+    assert chance == pytest.approx(expected.pvalue, rel=0.05)  # of a normal here, of Student's t there
 
 
 def test_curves_begin_whole_and_end_covered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,30 @@ def test_gradients_of_a_linear_model_are_its_weights() -> None:
     torch.testing.assert_close(integrated_gradients(model, images, TARGET), by_patch((weights * images).sum(dim=1), 4))
 
 
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+@pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")
+def test_gradients_and_their_integral_are_those_of_captum(stem: str) -> None:
+    attr = pytest.importorskip("captum.attr", reason="needs captum to compare with: pip install captum")
+    model, images = small(stem=stem), 0.3 * drawn(2, 3, 5)
+    slope = attr.Saliency(model).attribute(images, target=TARGET)
+    torch.testing.assert_close(input_gradient(model, images, TARGET), by_patch(slope.amax(dim=1), 4))
+    way = attr.IntegratedGradients(model)
+    shares = way.attribute(images, torch.zeros_like(images), TARGET, n_steps=32, method="riemann_middle")
+    found = integrated_gradients(model, images, TARGET, steps=32)
+    torch.testing.assert_close(found, by_patch(shares.sum(dim=1), 4).float(), rtol=1e-4, atol=1e-5)
+
+
+def test_occlusion_is_that_of_captum() -> None:
+    """Captum takes the loss of the score; ours that of its log probability, so the model given to it returns that."""
+    attr = pytest.importorskip("captum.attr", reason="needs captum to compare with: pip install captum")
+    model, images = small(), 0.3 * drawn(2, 3, 5)
+    way = attr.Occlusion(lambda some: model(some).log_softmax(dim=1))
+    with torch.no_grad():
+        lost = way.attribute(images, sliding_window_shapes=(3, 4, 4), strides=(3, 4, 4), target=TARGET, baselines=0)
+    expected = lost[:, 0, ::4, ::4]  # every pixel of a patch has the patch's own
+    torch.testing.assert_close(occlusion(model, images, TARGET), expected.float(), rtol=1e-4, atol=1e-5)
+
+
 def test_a_sum_by_patch_counts_begun_patches() -> None:
     values = torch.arange(30.0).view(1, 5, 6)
     sums = by_patch(values, 4)

@@ -26,6 +26,7 @@ from vitreous.heatmaps import (
     right_and_wrong,
 )
 from vitreous.models import build_model
+from vitreous.observations import about_heads
 from vitreous.pictures import MOST_PANELS, Panel, gallery, overlay
 from vitreous.runs import prepare
 from vitreous.vit import ViT, ViTConfig, use_attention
@@ -302,6 +303,17 @@ def test_sentences_do_not_compare_too_few() -> None:
 def test_sentences_mention_special_tokens_where_they_take_a_share() -> None:
     assert not any("Outside" in sentence for sentence in observations(observe(planted(10, 0.0))))
     assert any("25.0% of the attention goes to" in s for s in observations(observe(0.75 * planted(10, 0.0))))
+
+
+def test_heads_that_stand_out_are_named() -> None:
+    maps = np.stack([0.9 * planted(12, bias, seed) for seed, bias in enumerate((0.0, 2.0, -2.0, 0.0, 0.3, -0.3))])
+    maps[3] *= 0.5  # head 1 of layer 2 gives more away
+    text = " ".join(about_heads(maps.reshape(2, 3, 12, 8, 8).transpose(2, 0, 1, 3, 4)))
+    assert "A patch of the centre, over an even share: most in head 2 of layer 1" in text
+    assert "least in head 3 of layer 1" in text
+    assert "A patch of the border, over an even share: most in head 3 of layer 1" in text
+    assert "What goes to the class token and registers: most in head 1 of layer 2 (55.0%)" in text
+    assert about_heads(np.full((2, 1, 2, 4, 4), 1 / 16)) == []  # nothing stands out
 
 
 def test_observations_are_json() -> None:

@@ -16,6 +16,7 @@ from vitreous.classifier import Classifier
 from vitreous.cnn import CNN, CNNConfig
 from vitreous.config import DataConfig, RunConfig
 from vitreous.evaluate import ClassFigures, Evaluation
+from vitreous.faithfulness import check_run
 from vitreous.models import build_model
 from vitreous.report import about_accuracy, about_calibration, about_learning, report_run
 from vitreous.runs import prepare
@@ -86,9 +87,22 @@ def test_the_page_is_one_file_that_asks_for_nothing(run: Path) -> None:
         "Where it looks",
         "tell the truth",
         "Inside",
+        "Which heads look where",
         "Provenance",
     ):
         assert heading in text
+
+
+def test_the_page_draws_what_the_check_measured_and_doubts_what_failed(run: Path) -> None:
+    assert "Not checked yet" in report_run(run).read_text()
+    found = check_run(run, ["attention", "occlusion"], n=20)
+    text = report_run(run).read_text()
+    assert "Not checked yet" not in text
+    for name, verdict in found.items():
+        assert verdict.words in text, name
+    assert "… block 1" in text  # the curve of weights replaced from the head down
+    assert "insertion: probability of the class" in text
+    assert ('<span class="no">not faithful on this run\'s check' in text) == bool(found["attention"].failed)
 
 
 def test_a_cnn_has_a_page_too(tmp_path: Path) -> None:
@@ -97,6 +111,7 @@ def test_a_cnn_has_a_page_too(tmp_path: Path) -> None:
     text = report_run(made(tmp_path / "cnn", tool, config), out=tmp_path / "page.html").read_text()
     assert "grad-cam" in text
     assert "How far heads look" not in text
+    assert "Which heads look where" not in text
 
 
 def evaluation(counts: list[list[int]]) -> Evaluation:
@@ -175,6 +190,24 @@ def test_positions_are_most_like_themselves() -> None:
     assert similar.shape == (4, 4, 4, 4)
     np.testing.assert_allclose(np.einsum("ijij->ij", similar), 1, rtol=1e-5)
     assert insides.position_similarity(ViT(ViTConfig(image_size=16, width=32, positions="rope"))) is None
+
+
+def test_the_plane_holds_what_differs_most() -> None:
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(200, 6)) * (9, 5, 0.1, 0.1, 0.1, 0.1) + 3
+    turn = np.linalg.qr(random.normal(size=(6, 6)))[0]
+    points, share = insides.plane(vectors @ turn)
+    assert share > 0.99
+    np.testing.assert_allclose(np.abs(points), np.abs((vectors - vectors.mean(axis=0))[:, :2]), atol=1.0)
+    np.testing.assert_allclose(points.mean(axis=0), 0, atol=1e-9)
+
+
+def test_embeddings_are_what_the_head_reads() -> None:
+    torch.manual_seed(0)
+    for model in (ViT(ViTConfig(image_size=16, width=32)), CNN(CNNConfig(image_size=16, widths=(8, 16)))):
+        images = torch.randn(5, 3, 16, 16)
+        vectors = torch.from_numpy(insides.embeddings(model.eval(), images, batch=2))
+        torch.testing.assert_close(model.head(vectors), model(images), rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_no_run_has_no_report(tmp_path: Path) -> None:

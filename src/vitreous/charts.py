@@ -1,6 +1,8 @@
 """Charts of a report as SVG that takes its colours from the page, and small pictures as data the page carries itself.
 
-Shapes: n pictures, L depth, A heads, H W pixels.
+Matplotlib draws them: they open from disk without a script, print sharply, and follow light and dark.
+
+Shapes: n pictures, L depth, A heads, R rows and K columns of patches, H W pixels.
 """
 
 from __future__ import annotations
@@ -115,6 +117,61 @@ def distances(by_head: np.ndarray, even: float) -> str:
     axes.set_xticks(layers if len(layers) <= 12 else layers[::2])
     axes.set_xlabel("layer", color=FAINT, fontsize=9)
     axes.set_title("distance looked, pixels; a dot is a head", color=INK, fontsize=10, loc="left")
+    return svg(figure)
+
+
+def heads(maps: np.ndarray) -> str:
+    """Where each head of each layer looks, over an even share: (L, A, R, K). A row a layer, a column a head."""
+    layers, count, rows, columns = maps.shape
+    sheet = np.full((layers, rows + 1, count, columns + 1), np.nan)
+    sheet[:, :rows, :, :columns] = maps.transpose(0, 2, 1, 3)
+    figure, (axes,) = _figure(min(8.4, 1.4 + 1.1 * count), min(8.4, 0.7 + 1.1 * layers * rows / columns))
+    high = max(1.5, float(np.quantile(maps, 0.98)))
+    shown = axes.imshow(sheet.reshape(layers * (rows + 1), -1), cmap="inferno", vmin=0, vmax=high, aspect="equal")
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.set_xticks((np.arange(count) + 0.5) * (columns + 1) - 1, [str(i + 1) for i in range(count)])
+    axes.set_yticks((np.arange(layers) + 0.5) * (rows + 1) - 1, [str(i + 1) for i in range(layers)])
+    axes.tick_params(length=0)
+    axes.set_xlabel("head", color=FAINT, fontsize=9)
+    axes.set_ylabel("layer", color=FAINT, fontsize=9)
+    bar = figure.colorbar(shown, ax=axes, shrink=0.8)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.ax.tick_params(colors=FAINT, labelsize=8, length=2)
+    bar.set_label("× an even share", color=FAINT, fontsize=9)
+    return svg(figure)
+
+
+def cascade(found: Mapping[str, Mapping[str, float]], allowed: float) -> str:
+    """How alike maps stay as weights are replaced from the head down: method -> stage -> correlation."""
+    figure, (axes,) = _figure(8.4, 3.4)
+    stages = ["trained", *next(iter(found.values()))]
+    for i, (name, values) in enumerate(found.items()):
+        axes.plot(range(len(stages)), [1.0, *values.values()], color=PALETTE[i], marker=MARKS[i], label=name)
+    axes.axhline(allowed, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+    axes.set_xticks(range(len(stages)), [stages[0], *(f"… {stage}" for stage in stages[1:])])
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel("random from the head down to", color=FAINT, fontsize=9)
+    axes.set_title("rank correlation with the trained model's maps", color=INK, fontsize=10, loc="left")
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="center left", bbox_to_anchor=(1, 0.5))
+    return svg(figure)
+
+
+def covering(found: Mapping[str, Mapping[str, Sequence[float]]], fractions: Sequence[float]) -> str:
+    """The class's probability as patches go and as they come in: method -> curve -> values at ``fractions``."""
+    figure, both = _figure(8.4, 3.4, 2)
+    chance = np.mean([curves["at random"] for curves in found.values()], axis=0)
+    shares = [100 * fraction for fraction in fractions]
+    for axes, key, by_chance in zip(both, ("deletion", "insertion"), (chance, chance[::-1]), strict=True):
+        axes.plot(shares, 100 * by_chance, color=FAINT, linestyle=(0, (4, 3)), label="at random")
+        for i, (name, curves) in enumerate(found.items()):
+            values = [100 * value for value in curves[key]]
+            axes.plot(shares, values, color=PALETTE[i], marker=MARKS[i], markersize=4, label=name)
+        axes.set_ylim(0, 100)
+        words = "covered" if key == "deletion" else "uncovered"
+        axes.set_xlabel(f"patches {words}, the map's first ones first, %", color=FAINT, fontsize=9)
+        axes.set_title(f"{key}: probability of the class, %", color=INK, fontsize=10, loc="left")
+    both[1].legend(frameon=False, fontsize=9, labelcolor=INK, loc="center left", bbox_to_anchor=(1, 0.5))
     return svg(figure)
 
 

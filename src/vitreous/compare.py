@@ -20,12 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitreous.attention_maps import class_map
 from vitreous.classifier import Classifier
 from vitreous.data import Images, load
 from vitreous.evaluate import run_images, wilson
 from vitreous.findings import Report, embedded, render, report
-from vitreous.gradient_maps import grad_cam
+from vitreous.heatmaps import heat, methods_for, stored_verdicts
 from vitreous.models import describe
 from vitreous.pictures import INK, RIGHT, WRONG, blank, overlay, save, shorten, upright
 from vitreous.studies import Study, run_study
@@ -98,7 +97,7 @@ def compare_runs(
     labels = sides[0].images.labels.numpy()
     right = [side.guess == labels for side in sides]
     values = _values(names, sides, right, split)
-    said = _sentences(names, right, values)
+    said = _sentences(names, sides, right, values)
     differing = np.flatnonzero(right[0] != right[1])
     shown = np.random.default_rng(seed).permutation(differing)[:n]
     picture = out / "disagreements.png"
@@ -120,21 +119,24 @@ class _Side:
     images: Images
     guess: np.ndarray
     sure: np.ndarray
+    method: str
+    """How its maps are made."""
+    doubt: str
+    """Why they are not to be believed, if that was found."""
 
     @classmethod
     def of(cls, run: Path, split: str, data_root: Path | None) -> _Side:
         classifier, images, _ = run_images(run, split, data_root)
         sure, guess = classifier.logits(images.pixels).softmax(dim=1).max(dim=1)
-        return cls(classifier, images, guess.numpy(), sure.numpy())
+        method = methods_for(classifier.model)[0]
+        verdict = stored_verdicts(run).get(method)
+        doubt = "" if verdict is None or verdict["faithful"] else verdict["words"]
+        return cls(classifier, images, guess.numpy(), sure.numpy(), method, doubt)
 
     def maps(self, chosen: Tensor) -> Tensor:
         """What it looks at in some pictures: (m,) -> (m, R, K), 0 or more."""
-        model, images = self.classifier.model, self.classifier.prepare(self.images.pixels[chosen])
-        if hasattr(model, "walk"):
-            return class_map(model, images)
-        stages = model.stages
-        assert isinstance(stages, torch.nn.Module)
-        return grad_cam(model, images, torch.from_numpy(self.guess)[chosen], stages)
+        target = torch.from_numpy(self.guess)[chosen]
+        return heat(self.classifier, self.images.pixels[chosen], self.method, target=target)
 
 
 def _names(first: Path, second: Path) -> tuple[str, str]:
@@ -190,7 +192,9 @@ def _values(names: tuple[str, str], sides: list[_Side], right: list[np.ndarray],
     }
 
 
-def _sentences(names: tuple[str, str], right: list[np.ndarray], values: dict[str, Any]) -> list[str]:
+def _sentences(
+    names: tuple[str, str], sides: list[_Side], right: list[np.ndarray], values: dict[str, Any]
+) -> list[str]:
     mine, theirs = values["only"]
     better = names[0] if mine > theirs else names[1]
     chance = f"McNemar's exact test, p = {values['p']:.2g}"
@@ -202,6 +206,11 @@ def _sentences(names: tuple[str, str], right: list[np.ndarray], values: dict[str
         f"They say the same of {values['agree']:.1%} of the pictures; {values['neither']:,} both get wrong.",
         f"They differ most on {gap['class']}: {gap['accuracy'][0]:.1%} against {gap['accuracy'][1]:.1%} "
         f"of {gap['n']:,} pictures.",
+        *(
+            f"The {side.method} maps of {name} are {side.doubt}."
+            for name, side in zip(names, sides, strict=True)
+            if side.doubt
+        ),
     ]
 
 
@@ -226,5 +235,6 @@ def _draw(names: tuple[str, str], sides: list[_Side], chosen: np.ndarray, path: 
             cell.imshow(overlay(side.images.pixels[i], heat, scale))
             mark, colour = ("✓", RIGHT) if side.guess[i] == labels[i] else ("✗", WRONG)
             words = f"{shorten(name, 16)}\n{mark} {shorten(classes[side.guess[i]], 12)} {side.sure[i]:.0%}"
+            words += "\nmap not faithful" if side.doubt else ""
             cell.set_title(words, fontsize=8, color=colour, parse_math=False)
     save(figure, path)

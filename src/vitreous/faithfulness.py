@@ -6,7 +6,8 @@
 3. Pointing, where the object's place is known (``shapes``, ``digits-clutter``): the peak must lie on the object more
    often than chance would have it.
 
-A method that fails one is "not faithful" wherever it is shown. Insertion curves and mask overlap are reported beside.
+A method that fails one is "not faithful" wherever it is shown. Whole curves of deletion and of insertion, each tested
+against random orders, how maps change as weights are replaced from the head down, and mask overlap are reported beside.
 
 Shapes: n pictures, C channels, S side in pixels, R rows and K columns of patches.
 """
@@ -67,6 +68,12 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def chance_of(mean: float, error: float) -> float:
     """One-sided probability that a mean this far above 0, with this standard error, is chance (normal, large n)."""
     return 0.5 * math.erfc(mean / error / math.sqrt(2)) if error > 0 else float(mean <= 0)
+
+
+def paired(gains: np.ndarray) -> tuple[float, float, float]:
+    """Of each picture's gain (n,): the mean, its standard error, and how likely chance makes it as large."""
+    mean, error = float(gains.mean()), float(gains.std(ddof=1) / math.sqrt(len(gains)))
+    return mean, error, chance_of(mean, error)
 
 
 def limit(patches: int) -> float:
@@ -161,8 +168,14 @@ class Verdict:
     """Probability of such a difference by chance, one-sided."""
     deletion_area: float
     """Mean probability over the deletion curve less that of random orders: below 0 is good."""
+    deletion_area_error: float
     insertion_area: float
     """The same for patches that come in: above 0 is good."""
+    insertion_area_error: float
+    insertion_chance: float
+    """Probability of such an insertion curve by chance, one-sided."""
+    curves: dict[str, tuple[float, ...]]
+    """Mean probability of the class at FRACTIONS, by ``deletion``, ``insertion``, and patches that go ``at random``."""
     pointing: float | None = None
     """Share of pictures whose peak lies on the object; None where its place is not known."""
     pointing_by_chance: float | None = None
@@ -242,18 +255,24 @@ def judge(
     falling = curve(classifier, pixels, target, maps)
     rising = curve(classifier, pixels, target, maps, insert=True)
     # a random order deleted from the end is a random order inserted
-    gain = (by_chance - falling)[:, FRACTIONS.index(DELETED)]
-    error = float(gain.std(ddof=1) / math.sqrt(n))
+    deletion, error, chance = paired((by_chance - falling)[:, FRACTIONS.index(DELETED)])
+    lost, lost_error, _ = paired(area(falling) - area(by_chance))
+    won, won_error, won_chance = paired(area(rising) - area(by_chance[:, ::-1]))
+    means = {"deletion": falling, "insertion": rising, "at random": by_chance}
     verdict = Verdict(
         n=n,
         similarity=list(cascade.values())[-1],
         allowed=limit(maps[0].size),
         cascade=cascade,
-        deletion=float(gain.mean()),
+        deletion=deletion,
         deletion_error=error,
-        deletion_chance=chance_of(float(gain.mean()), error),
-        deletion_area=float((area(falling) - area(by_chance)).mean()),
-        insertion_area=float((area(rising) - area(by_chance[:, ::-1])).mean()),
+        deletion_chance=chance,
+        deletion_area=lost,
+        deletion_area_error=lost_error,
+        insertion_area=won,
+        insertion_area_error=won_error,
+        insertion_chance=won_chance,
+        curves={name: tuple(map(float, values.mean(axis=0))) for name, values in means.items()},
     )
     return verdict if where is None else replace(verdict, **_pointing(maps, where))
 

@@ -81,6 +81,23 @@ FEWEST = 5
 
 
 @dataclass(frozen=True)
+class Words:
+    """How a sentence names a measure, and how it writes its numbers."""
+
+    name: str
+    form: str
+
+
+STANDING_OUT = {
+    "entropy": Words("How evenly they look, 100% being alike everywhere", ".1%"),
+    "centre": Words("A patch of the centre, over an even share", ".2f"),
+    "border": Words("A patch of the border, over an even share", ".2f"),
+    "special": Words("What goes to the class token and registers", ".1%"),
+}
+"""Measures by which heads are told apart."""
+
+
+@dataclass(frozen=True)
 class Gap:
     """A difference of two means with its standard error."""
 
@@ -159,4 +176,21 @@ def _right_and_wrong(seen: Observed, correct: np.ndarray) -> list[str]:
         else:
             verdict = f"no difference beyond noise in the {words}"
         sentences.append(f"Right and wrong: {verdict}: {numbers}.")
+    return sentences
+
+
+def about_heads(maps: np.ndarray) -> list[str]:
+    """Which head stands out in what: maps of raw shares by layer and head (n, L, A, R, K)."""
+    _, layers, heads, _, _ = maps.shape
+    seen = {(layer, head): observe(maps[:, layer, head]) for layer in range(layers) for head in range(heads)}
+    sentences = []
+    for name, words in STANDING_OUT.items():
+        means = {place: float(getattr(own, name).mean()) for place, own in seen.items()}
+        (low_layer, low_head), (high_layer, high_head) = (pick(means, key=means.__getitem__) for pick in (min, max))
+        low, high = means[low_layer, low_head], means[high_layer, high_head]
+        if f"{high:{words.form}}" != f"{low:{words.form}}":
+            sentences.append(
+                f"{words.name}: most in head {high_head + 1} of layer {high_layer + 1} ({high:{words.form}}), least in "
+                f"head {low_head + 1} of layer {low_layer + 1} ({low:{words.form}})."
+            )
     return sentences

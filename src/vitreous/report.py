@@ -22,12 +22,13 @@ from torch import Tensor
 
 import vitreous
 from vitreous import charts, insides, sealed
-from vitreous.attention_maps import attentive
+from vitreous.attention_maps import attentive, class_attention
 from vitreous.classifier import Classifier
 from vitreous.data import Images
 from vitreous.evaluate import CALIBRATION_BINS, Evaluation, evaluate, run_images
+from vitreous.faithfulness import FRACTIONS
 from vitreous.heatmaps import METHODS, OBSERVED, as_shares, heat, methods_for, stored_verdicts
-from vitreous.observations import observations, observe
+from vitreous.observations import about_heads, observations, observe
 from vitreous.pictures import overlay, upright
 from vitreous.runs import read_config
 
@@ -36,6 +37,8 @@ GALLERY = 12
 MISTAKES = 12
 """Most confident mistakes shown."""
 SHOWN_FILTERS = 64
+LOOKED_INTO = 64
+"""Pictures over which heads are described."""
 ON_THE_PLANE = 600
 """Pictures projected to a plane: each is a mark in the page."""
 MOST_CLASSES = 40
@@ -215,6 +218,17 @@ def _gallery(seen: _Seen, verdicts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _truth(verdicts: dict[str, Any]) -> dict[str, str]:
+    """What the checks measured, drawn; empty where nothing was checked."""
+    if not verdicts:
+        return {}
+    allowed = next(iter(verdicts.values()))["allowed"]
+    return {
+        "cascade": charts.cascade({name: each["cascade"] for name, each in verdicts.items()}, allowed),
+        "covering": charts.covering({name: each["curves"] for name, each in verdicts.items()}, FRACTIONS),
+    }
+
+
 def _inferno() -> list[list[int]]:
     from matplotlib import colormaps
 
@@ -224,7 +238,7 @@ def _inferno() -> list[list[int]]:
 def _inside(seen: _Seen) -> dict[str, Any]:
     """Pictures of the model's insides, each with a sentence made from its numbers."""
     model, classifier = seen.classifier.model, seen.classifier
-    parts: dict[str, Any] = {}
+    parts: dict[str, Any] = {"pictures": min(LOOKED_INTO, len(seen.images))}
     weights = insides.filters(model)
     if weights is not None:
         directions, shares = insides.principal(weights, weights[0].size)
@@ -238,12 +252,16 @@ def _inside(seen: _Seen) -> dict[str, Any]:
     similar = insides.position_similarity(model)
     if similar is not None:
         parts |= _positions(similar)
-    few = classifier.prepare(seen.images.pixels[:64])
+    few = classifier.prepare(seen.images.pixels[:LOOKED_INTO])
     if hasattr(model, "walk"):
         vit = attentive(model)
         far = insides.attention_distance(vit, few)
         even = insides.even_distance(vit.grid(few), vit.config.patch_size)
         parts["distance"] = charts.distances(far, even)
+        looks = class_attention(vit, few).cpu().numpy()
+        shares = looks.mean(axis=0) / looks.mean(axis=0).sum(axis=(2, 3), keepdims=True)
+        parts["heads"] = charts.heads(shares * shares[0, 0].size)
+        parts["heads_words"] = about_heads(looks)
         near_at, far_at = (np.unravel_index(place, far.shape) for place in (far.argmin(), far.argmax()))
         parts["distance_words"] = (
             f"Over {len(few)} pictures the nearest-looking head is head {near_at[1] + 1} of layer {near_at[0] + 1}, "
@@ -327,6 +345,7 @@ def report_run(run: Path, data_root: Path | None = None, out: Path | None = None
             "attention" if METHODS[method].shares else "relevance",
         ),
         verdicts=verdicts,
+        truth=_truth(verdicts),
         inside=_inside(seen),
         provenance=classifier.provenance,
         settings=json.dumps(json.loads((run / "config.json").read_text()), indent=2),

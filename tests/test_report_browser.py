@@ -1,0 +1,112 @@
+"""The report in a real browser: opened from disk, moved through, on a phone, in the dark, and on paper."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsing import Browser, Page, Watched, chromium, contrast
+from serving import digits_run
+
+from vitreous.faithfulness import check_run
+from vitreous.report import report_run
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = digits_run(tmp_path_factory.mktemp("report") / "run")
+    check_run(run, ["attention", "occlusion"], n=20)
+    return report_run(run)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def opened(browser: Browser, report: Path) -> Iterator[Any]:
+    """Opens the report from disk; afterwards there were no errors, and nothing was asked for."""
+    watched = Watched(browser)
+
+    def page_of(**options: Any) -> Page:
+        page = watched.page((report.as_uri(), "data:"), **options)
+        page.goto(report.as_uri())
+        return page
+
+    yield page_of
+    watched.close()
+
+
+def drawn(page: Page) -> str:
+    """What the first map of the gallery looks like."""
+    return str(page.evaluate("document.querySelector('#gallery canvas').toDataURL()"))
+
+
+def changed(page: Page, before: str) -> str:
+    page.wait_for_function("(before) => document.querySelector('#gallery canvas').toDataURL() !== before", arg=before)
+    return drawn(page)
+
+
+def test_sliders_go_through_layers_and_heads_and_methods_say_what_was_found(opened: Any) -> None:
+    page = opened()
+    assert page.locator("#gallery figure").count() == 12
+    seen = [drawn(page)]
+    page.get_by_label("layer").press("ArrowRight")
+    seen.append(changed(page, seen[-1]))
+    assert page.locator("#layer-said").inner_text() == "1 of 3"
+    page.get_by_label("head").press("ArrowRight")
+    seen.append(changed(page, seen[-1]))
+    assert page.locator("#head-said").inner_text() == "1 of 2"
+    page.get_by_label("method").select_option("occlusion")
+    seen.append(changed(page, seen[-1]))
+    assert page.locator("#layers").is_hidden()
+    assert "aithful" in page.locator("#about").inner_text()
+    page.get_by_label("method").select_option("rollout")
+    assert "Not checked" in page.locator("#about").inner_text()
+    assert len(set(seen)) == len(seen)
+
+
+def test_a_cell_of_the_confusion_matrix_tells_its_numbers(opened: Any) -> None:
+    page = opened()
+    cell = page.locator("#matrix td:not(:empty)").first
+    cell.hover()
+    words = page.locator("#tell").inner_text()
+    assert words.startswith(f"{cell.inner_text()} of {cell.get_attribute('data-true')} taken for ")
+    page.mouse.move(1, 1)
+    page.locator("#matrix td:not(:empty)").last.focus()
+    assert page.locator("#tell").inner_text() != words
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_no_width_scrolls_sideways(width: int, opened: Any) -> None:
+    page = opened(viewport={"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_in_light_and_dark(scheme: str, opened: Any) -> None:
+    page = opened(color_scheme=scheme)
+    assert (page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)") == (
+        scheme == "light"
+    )
+    for selector in ("h1", ".faint", "nav a", ".headline span", "#about span", ".no", "#gallery figcaption", "summary"):
+        assert contrast(page, selector) >= 4.5, selector
+
+
+def test_paper_is_white_holds_the_maps_and_no_controls(opened: Any) -> None:
+    page = opened(color_scheme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") in (
+        "rgb(255, 255, 255)",
+        "rgba(0, 0, 0, 0)",
+    )
+    for hidden in ("nav", "#layer", "#head", "#tell"):
+        assert page.locator(hidden).is_hidden(), hidden
+    assert page.locator("#gallery canvas").first.is_visible()
+    sheets = re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))
+    assert 3 <= len(sheets) <= 14
