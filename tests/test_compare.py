@@ -19,8 +19,8 @@ from vitreous.cli.seeing import points as parse_points
 from vitreous.cli.seeing import retold
 from vitreous.cnn import CNN_PRESETS
 from vitreous.compare import compare_runs, mcnemar
-from vitreous.faithfulness import check_run
 from vitreous.data import DataSet
+from vitreous.faithfulness import check_run
 from vitreous.findings import curves, points, report, sentences
 from vitreous.jobs import train_on
 from vitreous.positions import KINDS

@@ -56,17 +56,17 @@ def test_sliders_go_through_layers_and_heads_and_methods_say_what_was_found(open
     page = opened()
     assert page.locator("#gallery figure").count() == 12
     seen = [drawn(page)]
-    page.get_by_label("layer").press("ArrowRight")
+    page.get_by_role("slider", name="layer").press("ArrowRight")
     seen.append(changed(page, seen[-1]))
     assert page.locator("#layer-said").inner_text() == "1 of 3"
-    page.get_by_label("head").press("ArrowRight")
+    page.get_by_role("slider", name="head").press("ArrowRight")
     seen.append(changed(page, seen[-1]))
     assert page.locator("#head-said").inner_text() == "1 of 2"
-    page.get_by_label("method").select_option("occlusion")
+    page.get_by_role("combobox", name="method").select_option("occlusion")
     seen.append(changed(page, seen[-1]))
     assert page.locator("#layers").is_hidden()
     assert "aithful" in page.locator("#about").inner_text()
-    page.get_by_label("method").select_option("rollout")
+    page.get_by_role("combobox", name="method").select_option("rollout")
     assert "Not checked" in page.locator("#about").inner_text()
     assert len(set(seen)) == len(seen)
 

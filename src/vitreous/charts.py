@@ -33,6 +33,8 @@ FROM_PAGE = {
 }
 """Colours that the page decides, in light and in dark."""
 MARKS = "os^DvPX<>*"
+REM = 6.4
+"""Of a page's letters, how many a chart's inch is wide."""
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Sequence[Axes]]:
@@ -51,7 +53,7 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Sequ
 
 
 def svg(figure: Figure) -> str:
-    """A figure as an SVG element for a page: text stays text, colours are the page's, width is what there is."""
+    """A figure as an SVG element for a page: text stays text, of one size in all of them; colours are the page's."""
     from matplotlib import rc_context
 
     drawn = StringIO()
@@ -60,7 +62,8 @@ def svg(figure: Figure) -> str:
     text = drawn.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", text, count=1)
+    most = f'style="max-width: {REM * figure.get_figwidth():.1f}rem"'
+    text = re.sub(r'<svg ([^>]*?)width="[^"]*"', rf"<svg \1{most}", text, count=1)
     text = re.sub(r'<svg ([^>]*?)height="[^"]*"', r"<svg \1", text, count=1)
     for colour, name in FROM_PAGE.items():
         text = text.replace(colour, name)
