@@ -139,7 +139,7 @@ def heads(maps: np.ndarray) -> str:
     axes.set_xlabel("head", color=FAINT, fontsize=9)
     axes.set_ylabel("layer", color=FAINT, fontsize=9)
     bar = figure.colorbar(shown, ax=axes, shrink=0.8)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.tick_params(colors=FAINT, labelsize=8, length=2)
     bar.set_label("× an even share", color=FAINT, fontsize=9)
     return svg(figure)
