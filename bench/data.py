@@ -1,0 +1,237 @@
+"""From a folder of JPEGs to batches of pixels: Vitreous, Hugging Face's `datasets`, and a loop over files with Pillow.
+
+    python bench/data.py DATA --peers-python DIR/bin/python [--count 60000] [--rounds 3] > data.jsonl
+
+DATA is a folder with Hugging Face style parquet of JPEGs (CIFAR-10's 60,000), which are written out as a folder per
+class first; all ways read that folder. A way is asked twice in every round, in a new process each time: the first time
+whatever it keeps is gone, the second time it is there. `start` is how long it takes, imports aside, until the first
+batch of 128 could be had; `pass` is one pass over all pictures in random order, as uint8 arrays in batches of 128.
+Ways:
+
+- vitreous: `vitreous.load`, and rows of its pixels.
+- datasets: `load_dataset("imagefolder")`, and rows of it with Pillow's pictures made arrays.
+- pillow: files listed by class; each opened, converted and made an array when its turn comes.
+- pillow, 2 processes: the same under torch's DataLoader with two workers.
+
+The system's own cache of files is warm throughout. Rounds are interleaved, so that a slow minute hits all of them.
+
+Standard output: one JSON object with the provenance, then one a way. Standard error: the same as a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+BATCH = 128
+WAYS = ("vitreous", "datasets", "pillow", "pillow, 2 processes")
+
+
+def order(count: int) -> list[list[int]]:
+    """All places in random order, a batch at a time."""
+    import numpy as np
+
+    places = np.random.default_rng(0).permutation(count)
+    return [places[start : start + BATCH].tolist() for start in range(0, count, BATCH)]
+
+
+def vitreous_way(folder: Path, kept: Path) -> tuple[int, Callable[[], Iterator[Any]]]:
+    import torch
+
+    from vitreous.data import load
+
+    train = load(folder, val_fraction=0, cache=kept).train
+    assert train is not None
+
+    def batches() -> Iterator[Any]:
+        for places in order(len(train)):
+            yield train.pixels[torch.tensor(places)]
+
+    return len(train), batches
+
+
+def datasets_way(folder: Path, kept: Path) -> tuple[int, Callable[[], Iterator[Any]]]:
+    import datasets
+    import numpy as np
+
+    datasets.disable_progress_bars()
+    rows = datasets.load_dataset("imagefolder", data_dir=str(folder), cache_dir=str(kept), split="train")
+
+    def batches() -> Iterator[Any]:
+        for places in order(len(rows)):
+            yield np.stack([np.asarray(picture.convert("RGB")) for picture in rows[places]["image"]])
+
+    return len(rows), batches
+
+
+def listed(folder: Path) -> list[tuple[str, int]]:
+    """Files and class numbers, as torchvision's ImageFolder finds them."""
+    found = []
+    for number, label in enumerate(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())):
+        for root, _, names in sorted(os.walk(folder / label, followlinks=True)):
+            found += [(os.path.join(root, name), number) for name in sorted(names)]
+    return found
+
+
+class Files:
+    """Pictures from files, one at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files = listed(folder)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, place: int) -> Any:
+        import numpy as np
+        from PIL import Image
+
+        with open(self.files[place][0], "rb") as stream:
+            return np.asarray(Image.open(stream).convert("RGB"))
+
+
+def pillow_way(folder: Path, kept: Path) -> tuple[int, Callable[[], Iterator[Any]]]:
+    import numpy as np
+
+    files = Files(folder)
+
+    def batches() -> Iterator[Any]:
+        for places in order(len(files)):
+            yield np.stack([files[place] for place in places])
+
+    return len(files), batches
+
+
+def workers_way(folder: Path, kept: Path) -> tuple[int, Callable[[], Iterator[Any]]]:
+    import numpy as np
+    from torch.utils.data import DataLoader
+
+    files = Files(folder)
+    loader: DataLoader[Any] = DataLoader(files, batch_sampler=order(len(files)), num_workers=2, collate_fn=np.stack)  # type: ignore[arg-type]
+    return len(files), lambda: iter(loader)
+
+
+MADE = dict(zip(WAYS, (vitreous_way, datasets_way, pillow_way, workers_way), strict=True))
+
+
+def work(way: str, folder: Path, kept: Path) -> dict[str, float]:
+    """One start and one pass, in this process."""
+    import torch
+
+    torch.set_num_threads(1)
+    if way == "datasets":
+        import datasets  # noqa: F401
+    if way == "vitreous":
+        import vitreous.data  # noqa: F401
+    begun = time.perf_counter()
+    count, batches = MADE[way](folder, kept)
+    next(batches())
+    started = time.perf_counter()
+    seen = sum(len(batch) for batch in batches())
+    ended = time.perf_counter()
+    assert seen == count, (seen, count)
+    return {"start": started - begun, "pass": ended - started, "count": count}
+
+
+def write_folder(data: Path, count: int, folder: Path) -> None:
+    """The pictures of parquet files as one file each, a folder per class."""
+    import pyarrow.parquet as pq
+
+    number = 0
+    for path in sorted(data.rglob("*.parquet")):
+        table = pq.read_table(path)
+        pictures = table.column(0).combine_chunks().field("bytes")
+        for picture, label in zip(pictures, table.column(1), strict=True):
+            if number == count:
+                return
+            (folder / str(label)).mkdir(parents=True, exist_ok=True)
+            (folder / str(label) / f"{number:06}.jpg").write_bytes(picture.as_py())
+            number += 1
+
+
+def measure(options: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
+    """Every way in every round, first and second time."""
+    folder = place / "pictures"
+    found: dict[tuple[str, str], list[dict[str, float]]] = {
+        (way, when): [] for way in options.ways for when in ("first", "second")
+    }
+    write_folder(options.data, options.count, folder)
+    for number in range(options.rounds):
+        for way in options.ways:
+            kept = place / "kept"
+            shutil.rmtree(kept, ignore_errors=True)
+            for when in ("first", "second"):
+                python = options.peers_python if way == "datasets" else sys.executable
+                command = [python, __file__, str(folder), "--work", way, "--kept", str(kept)]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                found[way, when].append(json.loads(done.stdout.splitlines()[-1]))
+                print(f"round {number + 1}: {way}, {when}: {done.stdout.strip()}", file=sys.stderr, flush=True)
+    rows = []
+    for (way, when), times in found.items():
+        row: dict[str, Any] = {"way": way, "time": when, "count": times[0]["count"]}
+        for name in ("start", "pass"):
+            row[name] = statistics.median(each[name] for each in times)
+            row[f"{name}_rounds"] = [round(each[name], 3) for each in times]
+        rows.append(row | {"images_a_second": row["count"] / row["pass"]})
+    return rows
+
+
+def markdown(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """The rows as a table."""
+    lines = [
+        f"{facts['count']:,} JPEGs; {facts['cpu']}, load {facts['load_average']:.1f} at the start, {facts['rounds']} "
+        f"rounds, {facts['date']}",
+        "",
+        "| way | time | start, s | a pass, s | images/s in the pass | start and pass, s |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row['way']} | {row['time']} | {row['start']:.2f} | {row['pass']:.2f} | {row['images_a_second']:,.0f} "
+        f"| {row['start'] + row['pass']:.2f} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="a folder with parquet files of JPEGs")
+    parser.add_argument("--peers-python", default=sys.executable, help="an interpreter that has datasets")
+    parser.add_argument("--count", type=int, default=60_000, help="pictures")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--work", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--kept", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        print(json.dumps(work(options.work, options.data, options.kept)))
+        return
+    from vitreous.device import hardware
+
+    facts: dict[str, Any] = {
+        "bench": "data",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rounds": options.rounds,
+        **hardware(),
+        "load_average": os.getloadavg()[0],
+    }
+    with tempfile.TemporaryDirectory() as place:
+        rows = measure(options, Path(place))
+    facts["count"] = rows[0]["count"]
+    print("\n".join(json.dumps(each) for each in [facts, *rows]))
+    print(markdown(facts, rows), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
