@@ -203,10 +203,10 @@ def work(threads: int, shape: str) -> None:
 
 
 class Worker:
-    """The other end of :func:`work`, in an interpreter of its own."""
+    """The other end of :func:`work`, or of that of another ``script``, in an interpreter of its own."""
 
-    def __init__(self, python: str, threads: int, shape: str) -> None:
-        command = [python, __file__, "--work", "--threads", str(threads), "--shape", shape]
+    def __init__(self, python: str, threads: int, shape: str, script: str = __file__) -> None:
+        command = [python, script, "--work", "--threads", str(threads), "--shape", shape]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, *order: Any) -> dict[str, Any]:

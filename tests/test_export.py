@@ -12,11 +12,12 @@ import pytest
 import torch
 from test_cli import NO_PROBE, SMALL, Outcome, call
 from test_pretrained import drawn, peer, timm_like
+from test_readme import ROOT, blocks, commands, shortened
 from torch import Tensor
 
 from vitreous.classifier import Classifier
 from vitreous.cnn import CNNConfig
-from vitreous.export import export_run, parity
+from vitreous.export import FORMATS, export_run, parity
 from vitreous.models import build_model
 from vitreous.pretrained import read
 from vitreous.vit import ViTConfig
@@ -71,7 +72,7 @@ KINDS = {
     "learned, conv stem": vit(stem="conv"),
     "learned, gray, layer scale, mean": vit(channels=1, layer_scale=True, pool="mean"),
     "rope, registers": vit(positions="rope", registers=2),
-    "alibi, conv stem": vit(positions="alibi", stem="conv", depth=1),
+    "alibi, conv stem": vit(positions="alibi", stem="conv", stem_norm="picture", depth=1),
     "sincos, mean, registers": vit(positions="sincos", pool="mean", registers=1, depth=1),
     "none": vit(positions="none", depth=1),
     "resnet": CNNConfig("resnet", image_size=16, classes=3, widths=(8, 12)),
@@ -289,6 +290,20 @@ def test_a_missing_extra_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) ->
     outcome = call("export", run, "--to", "int8")
     assert outcome.exit_code == 2
     assert "onnxscript is not installed: run pip install 'vitreous[export]'" in outcome.stderr
+
+
+@needs_onnx
+def test_every_command_and_the_python_of_the_page_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = ROOT / "docs" / "export.md"
+    found = commands(page, "vitreous")
+    assert [words[1] for words in found] == ["train", *["export"] * len(FORMATS)]
+    assert {words[-1] for words in found[1:]} == set(FORMATS)
+    for _, *words in found:
+        outcome = call(*shortened(words))
+        assert outcome.exit_code == 0, f"{' '.join(words)}\n{outcome.stderr}"
+    (code,) = blocks(page, "python")
+    exec(code, {})
+    assert capsys.readouterr().out.strip() in ("cat", "dog")
 
 
 # The way in

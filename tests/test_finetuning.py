@@ -12,6 +12,7 @@ import pytest
 import torch
 from test_cli import call
 from test_pretrained import drawn, timm_like
+from test_readme import ROOT, commands
 
 from vitreous.augment import AugmentConfig
 from vitreous.classifier import Classifier
@@ -168,3 +169,18 @@ def test_a_head_for_the_same_classes_is_kept(squares: DataSet) -> None:
     weights = drawn(build_model(config)).state_dict()
     start = Pretrained("a run", config, weights, squares.train.classes, (0.5,) * 3, (0.5,) * 3)
     assert torch.equal(fit(start, squares).weights["head.weight"], weights["head.weight"])
+
+
+def test_every_command_of_the_page_runs(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = timm_like(workplace / "vit-tiny")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repository, **options: str(folder))
+    found = commands(ROOT / "docs" / "fine-tuning.md", "vitreous")
+    assert [words[1] for words in found] == ["train"] * 5 + ["import", "predict", "heatmap"]
+    for _, *words in found:
+        if words[0] == "train":
+            limit = next(words.index(name) for name in ("--budget", "--epochs", "--steps") if name in words)
+            words[limit : limit + 2] = ["--steps", "2"]
+            words += [word for pair in NO_PROBE.items() for word in ("--set", "=".join(pair))]
+        outcome = call(*words)
+        assert outcome.exit_code == 0, f"{' '.join(words)}\n{outcome.stderr}"
+    assert Classifier.load("runs/pets-96").size == 96

@@ -6,18 +6,13 @@ own checks (``.ci/run``), from outside.
 
 from __future__ import annotations
 
-import io
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 from test_cli import NO_PROBE, SMALL, call
 
 ROOT = Path(__file__).parent.parent
@@ -44,33 +39,6 @@ def shortened(words: list[str]) -> list[str]:
         place = words.index("--budget")
         words = words[:place] + words[place + 2 :]
     return [*words, *SHORT]
-
-
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with pictures of one's own, and a made-up CIFAR-10 where named sets are looked for."""
-    random = np.random.default_rng(0)
-    pictures = iter(random.integers(0, 256, (90, 32, 32, 3), dtype=np.uint8))
-    for name in ("cat", "dog"):
-        (tmp_path / "pets" / name).mkdir(parents=True)
-        for number in range(10):
-            Image.fromarray(next(pictures)).save(tmp_path / "pets" / name / f"{number}.png")
-    for name in ("new-picture.jpg", "picture.png"):
-        Image.fromarray(next(pictures)).save(tmp_path / name)
-    (tmp_path / "list.txt").write_text("pets/cat/0.png\npets/dog/1.png\n")
-    (tmp_path / "sets" / "cifar10").mkdir(parents=True)
-    for split, count in (("train", 40), ("test", 20)):
-        encoded = []
-        for _ in range(count):
-            file = io.BytesIO()
-            Image.fromarray(next(pictures)).save(file, "PNG")
-            encoded.append({"bytes": file.getvalue(), "path": None})
-        table = pa.table({"img": encoded, "label": [i % 10 for i in range(count)]})
-        pq.write_table(table, tmp_path / "sets" / "cifar10" / f"{split}-00000-of-00001.parquet")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("VITREOUS_DATA", str(tmp_path / "sets"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md", "docs/predict.md"])
