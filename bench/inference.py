@@ -6,7 +6,8 @@ The shapes are those of bench/throughput.py, at 32 x 32 pixels. Torch rows are f
 normalised pictures; ONNX rows run in onnxruntime on files that `vitreous export` writes, are given uint8 pixels and
 normalise them inside. All rows have the same number of threads and take turns in every round; timm may live in an
 interpreter of its own. Latency is that of a single picture, images/s that of batches of 64, medians over all calls.
-The weights are random, which costs the same; what int8 does to accuracy is in docs/results.md.
+With one thread the seconds are those of the processor, which other work on the machine hardly touches; with more they
+are those of the wall. The weights are random, which costs the same; what int8 does to accuracy is in docs/results.md.
 
 Standard output: one JSON object with the provenance, then one a row. Standard error: the same as a Markdown table.
 """
@@ -80,12 +81,18 @@ def onnx_call(mode: str, shape: str) -> Callable[[int], Any]:
     return lambda batch: answers(images[:batch])
 
 
+def clock_for(threads: int) -> Callable[[], float]:
+    """Seconds of this process on the processor, or of the wall where it has several threads at work."""
+    return time.process_time if threads == 1 else time.perf_counter
+
+
 def work(threads: int, shape: str) -> None:
     """The worker: reads orders, a JSON array a line, and answers each with a JSON line."""
     answers, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr  # what a library prints is no answer
     import torch
 
     torch.set_num_threads(threads)
+    clock = clock_for(threads)
     calls: dict[tuple[str, str], Callable[[int], Any]] = {}
     for line in sys.stdin:
         order, library, mode, count = json.loads(line)
@@ -103,9 +110,9 @@ def work(threads: int, shape: str) -> None:
             for batch in BATCHES:
                 times = []
                 for _ in range(count if batch == 1 else max(1, count // 8)):
-                    begun = time.perf_counter()
+                    begun = clock()
                     calls[library, mode](batch)
-                    times.append(time.perf_counter() - begun)
+                    times.append(clock() - begun)
                 answer[str(batch)] = times
         print(json.dumps(answer), file=answers, flush=True)
 
@@ -160,6 +167,7 @@ def provenance(options: argparse.Namespace) -> dict[str, Any]:
         "calls_a_round": options.calls,
         **hardware(),
         "threads": options.threads,
+        "clock": clock_for(options.threads).__name__,
         "load_average": os.getloadavg()[0],
     }
 
@@ -168,8 +176,9 @@ def markdown(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     """The rows as a table, the fastest first, each beside timm in eager torch."""
     base = next(row for row in rows if (row["library"], row["mode"]) == ("timm", "eager"))
     lines = [
-        f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, load {facts['load_average']:.1f} at the "
-        f"start, {facts['rounds']} rounds of {facts['calls_a_round']} single calls, {facts['date']}",
+        f"{facts['cpu']}, {facts['threads']} threads, {facts['clock']}, torch {facts['torch']}, "
+        f"load {facts['load_average']:.1f} at the start, {facts['rounds']} rounds of {facts['calls_a_round']} single "
+        f"calls, {facts['date']}",
         "",
         "| way | one picture, ms (p95) | x timm | images/s in batches of 64 (min - max) | x timm | to prepare |",
         "|---|---:|---:|---:|---:|---:|",

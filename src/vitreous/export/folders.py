@@ -7,7 +7,6 @@ refused, with the reason.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -103,11 +102,11 @@ def write_huggingface(classifier: Classifier, folder: Path) -> None:
 
 def open_huggingface(folder: Path, classifier: Classifier) -> tuple[Answers, str]:
     """What loads the folder, and its name: transformers, or else our own reading of it."""
-    if importlib.util.find_spec("transformers"):
-        transformers = importlib.import_module("transformers")
-        model = transformers.ViTForImageClassification.from_pretrained(folder).eval()
-        return _answering(lambda images: model(images).logits, classifier), f"transformers {transformers.__version__}"
-    return _read_back(folder, classifier, "transformers")
+    loader, name = _found("transformers", "ViTForImageClassification")
+    if loader is None:
+        return _read_back(folder, classifier, name)
+    model = loader.from_pretrained(folder).eval()
+    return _answering(lambda images: model(images).logits, classifier), name
 
 
 TIMM = "vit_tiny_patch16_224"
@@ -166,18 +165,26 @@ def write_timm(classifier: Classifier, folder: Path) -> None:
 
 def open_timm(folder: Path, classifier: Classifier) -> tuple[Answers, str]:
     """What loads the folder, and its name: timm, or else our own reading of it."""
-    if importlib.util.find_spec("timm"):
-        timm = importlib.import_module("timm")
-        assert isinstance(classifier.config, ViTConfig)
-        arguments = timm_arguments(classifier.config) | {"num_classes": len(classifier.classes)}
-        model = timm.create_model(TIMM, checkpoint_path=folder / WEIGHTS, **arguments).eval()
-        return _answering(model, classifier), f"timm {timm.__version__}"
-    return _read_back(folder, classifier, "timm")
+    create_model, name = _found("timm", "create_model")
+    if create_model is None:
+        return _read_back(folder, classifier, name)
+    assert isinstance(classifier.config, ViTConfig)
+    arguments = timm_arguments(classifier.config) | {"num_classes": len(classifier.classes)}
+    return _answering(create_model(TIMM, checkpoint_path=folder / WEIGHTS, **arguments).eval(), classifier), name
+
+
+def _found(library: str, what: str) -> tuple[Any, str]:
+    """Something of another library with its name and version; None where it is missing or does not import here."""
+    try:
+        module = importlib.import_module(library)
+        return getattr(module, what), f"{library} {module.__version__}"
+    except (ImportError, RuntimeError):  # RuntimeError: beside a torch that it was not made for
+        return None, library
 
 
 def _read_back(folder: Path, classifier: Classifier, library: str) -> tuple[Answers, str]:
     model = read(folder).classifier().model
-    return _answering(model, classifier), f"vitreous itself, for {library} is not installed"
+    return _answering(model, classifier), f"vitreous itself, for {library} cannot be imported here"
 
 
 def _answering(model: Any, classifier: Classifier) -> Answers:
