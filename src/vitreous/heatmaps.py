@@ -350,6 +350,10 @@ def heatmap_run(
     method = known_method(classifier.model, asked.method or methods_for(classifier.model)[0])
     if asked.target is not None:
         class_number(classifier.classes, asked.target)
+        if not METHODS[method].asks_class:
+            raise ValueError(
+                f"the maps of {method} are the same for every class: leave the class out, or use relevance"
+            )
     classifier, pixels, names, truth = _looked_at(run, sources or [], max(n, OBSERVED), seed, data_root)
     asked, way = replace(asked, method=method), METHODS[method]
     maps = heat(classifier, pixels, method, asked.target, asked.layer, asked.head)
