@@ -6,7 +6,9 @@ Everything here goes to standard error: standard output belongs to programs (``-
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from vitreous.data import Findings
     from vitreous.faithfulness import Verdict
     from vitreous.inventory import Entry
     from vitreous.predict import Predicted
@@ -290,6 +293,62 @@ def data_set(facts: Mapping[str, Any]) -> None:
     rejected(facts["rejected"])
 
 
+@contextmanager
+def counting_pictures() -> Iterator[Callable[[int, int], None]]:
+    """Shows how many pictures have been looked at, while the context lasts."""
+    with counting.Progress(
+        *counting.Progress.get_default_columns(), console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("looking at every picture", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+MOST_GROUPS = 10
+
+
+def checked(findings: Findings) -> None:
+    """What a check of a data set found: figures, then the first of each kind of finding."""
+    counts = findings.counts()
+    say(f"{findings.name}: {findings.used:,} of {findings.found:,} pictures can be used")
+    for note in findings.notes:
+        say(f"  {note}")
+    table(
+        ("class", *findings.splits),
+        [
+            *((name, *(str(each[name]) for each in findings.splits.values())) for name in _class_names(findings)),
+            ("all", *(str(sum(each.values())) for each in findings.splits.values())),
+        ],
+    )
+    if findings.sizes:
+        table(
+            ("pixels", *findings.sizes["short side"]),
+            [(name, *(f"{value:g}" for value in shares.values())) for name, shares in findings.sizes.items()],
+        )
+    table(
+        ("the same picture", "groups"),
+        [
+            ("in several splits", str(counts["leaks"])),
+            ("with several labels", str(counts["disagrees"])),
+            ("pixel for pixel", str(counts["exact"])),
+            ("nearly", str(counts["near"])),
+        ],
+    )
+    for group in findings.groups[:MOST_GROUPS]:
+        told = ", ".join(f"{each.path} ({each.split}, {each.label})" for each in group.pictures[:3])
+        more = f" and {len(group.pictures) - 3} more" if len(group.pictures) > 3 else ""
+        say(f"  {'same' if group.kind == 'exact' else 'nearly the same'}: {told}{more}")
+    if len(findings.groups) > MOST_GROUPS:
+        say(f"  and {len(findings.groups) - MOST_GROUPS} more groups")
+    listed("odd", [asdict(each) for each in findings.odd])
+    rejected([asdict(each) for each in findings.rejected])
+    for said in findings.stops:
+        say(f"training would stop: {said}")
+
+
+def _class_names(findings: Findings) -> list[str]:
+    return list(next(iter(findings.splits.values()), {}))[:MOST_CLASSES]
+
+
 def verdicts(found: Mapping[str, Verdict]) -> None:
     """The figures of every method of making heatmaps, and whether each is faithful."""
     pointed = any(verdict.pointing is not None for verdict in found.values())
@@ -316,8 +375,13 @@ MOST_REJECTED = 20
 
 def rejected(files: Sequence[Mapping[str, str]]) -> None:
     """The files that were left out, each with its reason, the first of them if they are many."""
+    listed("left out", files)
+
+
+def listed(what: str, files: Sequence[Mapping[str, str]]) -> None:
+    """Files and what is to be said of each, the first of them if they are many."""
     if files:
-        say(f"{len(files)} left out:")
+        say(f"{len(files)} {what}:")
     for each in files[:MOST_REJECTED]:
         say(f"  {each['path']}: {each['reason']}")
     if len(files) > MOST_REJECTED:

@@ -23,8 +23,11 @@ named.py     digits, CIFAR, MNIST
 shapes.py    shapes and digits on clutter, drawn from a seed, with masks
 load.py      load: picks among the above
 describe.py  what a data set is, in numbers and at a glance
+scan.py      every picture looked at in full
+checking.py  what is wrong or odd with a data set
 """
 
+from vitreous.data.checking import Findings, check
 from vitreous.data.decode import decode, fit
 from vitreous.data.describe import contact_sheet, describe
 from vitreous.data.images import DataSet, Images, Mapped, Pixels, Rejected, Sizes
@@ -34,11 +37,13 @@ from vitreous.data.splits import split
 
 __all__ = [
     "DataSet",
+    "Findings",
     "Images",
     "Mapped",
     "Pixels",
     "Rejected",
     "Sizes",
+    "check",
     "contact_sheet",
     "decode",
     "describe",

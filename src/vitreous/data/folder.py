@@ -10,12 +10,13 @@ behind (Thumbs.db, desktop.ini) do not count. Links are followed, each real fold
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,6 +109,13 @@ class _Walk:
 
     def refuse(self, path: Path | str, reason: str) -> None:
         self.rejected.append(Rejected(printable(path), reason))
+
+    def reserve(self, folders: Iterable[Path]) -> None:
+        """Folders that are read as what they are, whichever link leads to them: a class is never read as another's."""
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                status = os.stat(folder)
+                self.seen.setdefault((status.st_dev, status.st_ino), str(folder))
 
     def collect(self, folder: str, files: Files) -> None:
         """Add the regular files below `folder`, sorted; whatever else is there is refused by name."""
@@ -227,12 +235,14 @@ def open_folder(root: Path, wanted: set[str]) -> Opened:
     walk = _Walk(root.resolve())
     classes_of = {name: _classes(path, top=True) for name, path in folders.items()}
     classes = _same_classes(classes_of)
+    walk.reserve([base, *folders.values(), *(path for each in classes_of.values() for path in each.values())])
     _strays(walk, base)
     needs = needed(folders, wanted)
     splits = {name: _list(walk, base, classes_of[name], name) for name in needs}
     reference = "train" if "train" in folders else next(iter(folders))
     if reference not in splits:  # listed for its sizes only: what it refuses is for the run that uses it to tell
-        splits[reference] = _list(_Walk(walk.root), base, classes_of[reference], reference)
+        aside = _Walk(walk.root, dict(walk.seen))
+        splits[reference] = _list(aside, base, classes_of[reference], reference)
     notes = [f"pictures are read from {printable(base)}"] if base != root else []
     if walk.outside:
         notes.append(f"{walk.outside} links lead out of {printable(root)} and were followed")

@@ -10,7 +10,7 @@ import torch
 
 from vitreous.data import cache as store
 from vitreous.data.images import Images, Mapped, Parts, Rejected, Sizes
-from vitreous.data.opened import NO_CLASS, Listing, Opened
+from vitreous.data.opened import NO_CLASS, Opened
 from vitreous.data.pixels import Decoded
 from vitreous.data.plan import Plan, check_size, plan
 
@@ -67,32 +67,36 @@ def _images(opened: Opened, name: str, decoded: Decoded, rejected: list[Rejected
     if not good.all():
         index = torch.from_numpy(np.flatnonzero(good))
         kept, pixels = kept[good], pixels.part(index) if isinstance(pixels, Mapped) else pixels[index]
-    if not len(kept):
-        first = f" ({listing.ids[min(bad)]}: {bad[min(bad)]})" if bad else ""
-        raise ValueError(f"{opened.where}: no usable picture in {name}{first}")
     labels = listing.labels[kept]
-    _check_classes(opened, name, listing, labels, bad, notes)
+    notes += check_usable(opened, name, labels, bad)
     return Images(
         pixels, torch.from_numpy(labels), opened.classes, tuple(listing.ids[place] for place in kept.tolist())
     )
 
 
-def _check_classes(
-    opened: Opened, name: str, listing: Listing, usable: np.ndarray, bad: dict[int, str], notes: list[str]
-) -> None:
-    """A class that has pictures, none of which is usable, cannot be trained on; elsewhere it is told of."""
+def check_usable(opened: Opened, name: str, usable: np.ndarray, bad: dict[int, str]) -> list[str]:
+    """What is to be told of a split whose `usable` labels are left, its `bad` pictures by place with reasons.
+
+    ValueError where none is left, or none of a class of train that has pictures.
+    """
+    listing = opened.splits[name]
+    notes: list[str] = []
+    if not len(usable):
+        first = f" ({listing.ids[min(bad)]}: {bad[min(bad)]})" if bad else ""
+        raise ValueError(f"{opened.where}: no usable picture in {name}{first}")
     count = len(opened.classes)
     found = np.bincount(listing.labels[listing.labels != NO_CLASS], minlength=count)
     lost = np.flatnonzero((found > 0) & (np.bincount(usable, minlength=count) == 0))
     for label in lost.tolist():
-        first = next(place for place in sorted(bad) if listing.labels[place] == label)
+        earliest = next(place for place in sorted(bad) if listing.labels[place] == label)
         said = (
             f"class {opened.classes[label]!r} has no usable picture in {name}: all {found[label]} were left out "
-            f"(the first: {listing.ids[first]}: {bad[first]})"
+            f"(the first: {listing.ids[earliest]}: {bad[earliest]})"
         )
         if name == "train":
             raise ValueError(said)
         notes.append(said)
+    return notes
 
 
 def _remarks(decoded: dict[str, Decoded], target: Plan, original: Sizes | None) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 
 from vitreous.data.folder import open_folder
 from vitreous.data.gather import gather
-from vitreous.data.images import DataSet, Images, Parts
+from vitreous.data.images import DataSet, Parts
 from vitreous.data.manifest import SUFFIXES as TABLES
 from vitreous.data.manifest import names_files, open_manifest
 from vitreous.data.named import EMBEDDED, NAMED, find, known, name_of, read_digits, read_named
@@ -151,7 +151,7 @@ def _held_out(parts: Parts, wanted: set[str], val_fraction: float, seed: int) ->
     if not parts.splits:
         raise ValueError(f"{parts.name}: no {' or '.join(sorted(wanted))} split with labels there")
     if train is not None:
-        _check_classes(parts.name, train, notes, two=not parts.has_val and val_fraction > 0)
+        notes += check_counts(parts.name, train.classes, train.labels, two=not parts.has_val and val_fraction > 0)
     if parts.has_val:
         notes.append("validation: the source's own split")
     elif train is not None and val_fraction > 0:
@@ -177,10 +177,13 @@ def _held_out(parts: Parts, wanted: set[str], val_fraction: float, seed: int) ->
     )
 
 
-def _check_classes(name: str, train: Images, notes: list[str], two: bool) -> None:
-    """Every class needs two pictures where one is to be held out. A class that is named but has none is told of."""
-    counts = torch.bincount(train.labels, minlength=len(train.classes)).tolist()
-    lone = [label for label, count in zip(train.classes, counts, strict=True) if count == 1]
+def check_counts(name: str, classes: tuple[str, ...], labels: torch.Tensor, two: bool) -> list[str]:
+    """What is to be told of train's classes: very uneven ones, and any without a picture.
+
+    ValueError where `two` are needed of each, since one is to be held out, and a class has one.
+    """
+    notes, counts = [], torch.bincount(labels, minlength=len(classes)).tolist()
+    lone = [label for label, count in zip(classes, counts, strict=True) if count == 1]
     if lone and two:
         raise ValueError(
             f"{name}: class {lone[0]!r} has 1 usable picture in train, and 2 are the least (one trains, one "
@@ -189,10 +192,11 @@ def _check_classes(name: str, train: Images, notes: list[str], two: bool) -> Non
     most, least = max(counts), min((count for count in counts if count), default=0)
     if most >= _UNEVEN * least > 0:
         notes.append(
-            f"classes are uneven: {train.classes[counts.index(most)]!r} has {most} pictures in train and "
-            f"{train.classes[counts.index(least)]!r} {least}, {most / least:.3g} to 1; --set data.balance=1 draws all "
+            f"classes are uneven: {classes[counts.index(most)]!r} has {most} pictures in train and "
+            f"{classes[counts.index(least)]!r} {least}, {most / least:.3g} to 1; --set data.balance=1 draws all "
             "classes alike, 0.5 half-way"
         )
-    absent = [label for label, count in zip(train.classes, counts, strict=True) if count == 0]
+    absent = [label for label, count in zip(classes, counts, strict=True) if count == 0]
     if absent:
         notes.append(f"{len(absent)} classes have no picture in train: {', '.join(absent[:5])}")
+    return notes
