@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import corpus
 import pytest
 import torch
 from PIL import Image
@@ -447,3 +448,16 @@ def test_threads_end_with_the_server(runs: tuple[Path, Path]) -> None:
     time.sleep(0.1)
     left = {thread.name for thread in threading.enumerate()} - before
     assert not [name for name in left if name.startswith(("model", "decoder"))]
+
+
+@pytest.mark.parametrize("name", [*corpus.BAD, *corpus.GOOD])
+def test_the_corpus_of_bad_files_uploaded_is_refused_or_answered(name: str, client: Client) -> None:
+    data = {**corpus.BAD, **corpus.GOOD}[name]
+    bare = client.ask("/v1/predict", data).status
+    sent = client.form("/v1/predict", [(f'name="image"; filename="{name.encode("ascii", "replace").decode()}"', data)])
+    if name in corpus.GOOD:
+        assert (bare, sent.status) == (200, 200)
+    else:
+        assert bare in (400, 413, 422)
+        assert sent.status in (400, 413, 422)
+        assert len(sent.body) < 400
