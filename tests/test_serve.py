@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import json
 import os
@@ -31,6 +32,7 @@ from vitreous.classifier import Classifier
 from vitreous.evaluate import run_images
 from vitreous.heatmaps import heat, methods_for, patch_attention
 from vitreous.serve import app as application
+from vitreous.serve import linger
 from vitreous.serve.app import FILES, Limits, page_file
 from vitreous.serve.engine import Answer, Question, answer
 
@@ -225,12 +227,44 @@ def test_a_large_body_is_refused_before_it_is_read(runs: tuple[Path, Path]) -> N
         with socket.create_connection(("127.0.0.1", client.port), timeout=5) as line:
             line.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999999999\r\n\r\n")
             assert line.recv(4096).startswith(b"HTTP/1.1 413 ")
-        chunks = b"".join(b"3e8\r\n" + b"x" * 1000 + b"\r\n" for _ in range(20)) + b"0\r\n\r\n"  # no length declared
-        with socket.create_connection(("127.0.0.1", client.port), timeout=5) as line:
-            # at once: a client that is still sending when it is refused may lose the answer to a reset
-            line.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
-            assert line.recv(4096).startswith(b"HTTP/1.1 413 ")
         assert client.ask("/v1/predict", picture()).status == 200
+
+
+@pytest.mark.parametrize(("path", "refused"), [("/v1/predict", 413), ("/v1/nowhere", 404), ("/v1/predict?run=x", 400)])
+def test_whoever_sends_too_much_gets_the_refusal_and_not_a_reset(
+    path: str, refused: int, runs: tuple[Path, Path]
+) -> None:
+    size, chunk = 2**24, bytes(2**16)
+    with serving(runs[1], limits=Limits(most_bytes=10_000)) as client:
+        declared = client("POST", path, bytes(size), {"Connection": "close"})
+        streamed = client("POST", path, (chunk for _ in range(size // len(chunk))))
+    for reply in (declared, streamed):  # these clients look for an answer once they have sent everything
+        assert reply.status == refused
+        assert reply.headers["connection"] == "close"
+        assert "error" in reply.json
+
+
+def test_whoever_never_stops_sending_is_cut_off(runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linger, "LINGER", 0.3)
+
+    def on_and_on() -> Iterator[bytes]:
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            yield bytes(1000)
+
+    with serving(runs[1]) as client, pytest.raises(ConnectionError):
+        client("POST", "/v1/nowhere", on_and_on())
+
+
+def test_a_refusal_keeps_the_connection_of_whoever_has_sent_all(client: Client) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=10)
+    for path, status in (("/v1/nowhere", 404), ("/v1/predict", 200)):
+        connection.request("POST", path, picture())
+        response = connection.getresponse()
+        assert response.status == status
+        assert response.getheader("connection") is None
+        response.read()
+    connection.close()
 
 
 def test_routes_that_are_not_there(client: Client) -> None:

@@ -18,6 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
+from torch import Tensor
 
 import vitreous
 from vitreous.config import nearest
@@ -25,6 +26,7 @@ from vitreous.serve import answers, uploads
 from vitreous.serve.batcher import Batcher, Full, Late
 from vitreous.serve.engine import Answer, Question, Run, View, answer
 from vitreous.serve.guard import Guard, Rules
+from vitreous.serve.linger import Linger
 from vitreous.serve.metrics import Metrics
 from vitreous.serve.samples import Samples
 
@@ -106,10 +108,7 @@ class Service:
         try:
             with self.batcher.place():
                 async with asyncio.timeout(self.limits.deadline):
-                    encoded = await uploads.picture_bytes(request, self.limits.most_bytes)
-                    loop = asyncio.get_running_loop()
-                    pixels = await loop.run_in_executor(self.decoder, uploads.read, run.classifier, encoded)
-                question = Question(run, pixels, view)
+                    question = Question(run, await self._pixels(request, run), view)
                 return question, await self.batcher.ask(question, deadline)
         except Full as problem:
             raise HTTPException(503, f"{problem}: ask again in a second", {"retry-after": "1"}) from None
@@ -120,6 +119,12 @@ class Service:
             raise HTTPException(422, f"the picture cannot be read: {problem}") from None
         except ClientDisconnect:
             raise HTTPException(400, "the client left before its picture had arrived") from None
+
+    async def _pixels(self, request: Request, run: Run) -> Tensor:
+        """The picture as ``run`` reads it; its bytes, which can be many, are let go before it waits for its answer."""
+        encoded = await uploads.picture_bytes(request, self.limits.most_bytes)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.decoder, uploads.read, run.classifier, encoded)
 
 
 def build(
@@ -151,6 +156,7 @@ def build(
     _problems(app)
     rules = Rules(rules.hosts, rules.addresses, rules.token, frozenset({*FILES, "/health"}), ROUTES)
     app.add_middleware(Guard, rules=rules, metrics=service.metrics)
+    app.add_middleware(Linger)
     return app
 
 

@@ -35,8 +35,8 @@ async def picture_bytes(request: Request, most: int = MOST_BYTES) -> bytes:
 
 
 def too_large(most: int) -> HTTPException:
-    """413, and the connection ends: the rest of the body is not waited for."""
-    return HTTPException(413, f"more than the limit of {most} bytes: send a smaller picture", {"connection": "close"})
+    """413: the rest of the body is not waited for."""
+    return HTTPException(413, f"more than the limit of {most} bytes: send a smaller picture")
 
 
 async def _only_file(request: Request, body: bytes, most: int) -> bytes:
