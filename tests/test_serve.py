@@ -161,7 +161,6 @@ def test_without_the_data_there_is_a_note_in_place_of_samples(runs: tuple[Path, 
 @pytest.mark.parametrize(
     ("query", "reason"),
     [
-        ("run=colours", "unknown run 'colours': did you mean 'colour'?"),
         ("method=rolout", "unknown method 'rolout': did you mean 'rollout'?"),
         ("layer=4", "there is no layer 4: the model has layers 1 to 3"),
         ("head=0", "head: "),
@@ -181,6 +180,11 @@ def test_a_wrong_parameter_is_explained(query: str, reason: str, client: Client)
     reply = client.ask(f"/v1/heatmap?{query}", picture())
     assert reply.status == 400
     assert reply.json["error"].startswith(reason)
+
+
+def test_a_run_that_is_not_there_is_named(client: Client) -> None:
+    reply = client.ask("/v1/predict?run=colours", picture())
+    assert (reply.status, reply.json["error"]) == (404, "unknown run 'colours': did you mean 'colour'?")
 
 
 BAD = {
@@ -230,7 +234,7 @@ def test_a_large_body_is_refused_before_it_is_read(runs: tuple[Path, Path]) -> N
         assert client.ask("/v1/predict", picture()).status == 200
 
 
-@pytest.mark.parametrize(("path", "refused"), [("/v1/predict", 413), ("/v1/nowhere", 404), ("/v1/predict?run=x", 400)])
+@pytest.mark.parametrize(("path", "refused"), [("/v1/predict", 413), ("/v1/nowhere", 404), ("/v1/predict?top=x", 400)])
 def test_whoever_sends_too_much_gets_the_refusal_and_not_a_reset(
     path: str, refused: int, runs: tuple[Path, Path]
 ) -> None:
@@ -364,8 +368,9 @@ def test_an_engine_that_breaks_breaks_one_answer(runs: tuple[Path, Path], monkey
     Image.new("RGB", (16, 16)).save(file, "PNG")
     black = file.getvalue()
     with serving(runs[1]) as client, ThreadPoolExecutor(12) as pool:
-        replies = list(pool.map(lambda i: client.ask("/v1/predict", black if i == 5 else picture(i)).status, range(12)))
-        assert replies == [500 if i == 5 else 200 for i in range(12)]
+        replies = list(pool.map(lambda i: client.ask("/v1/predict", black if i == 5 else picture(i)), range(12)))
+    assert [reply.status for reply in replies] == [500 if i == 5 else 200 for i in range(12)]
+    assert all("default-src 'none'" in reply.headers["content-security-policy"] for reply in replies)
 
 
 # What Prometheus and the browser get
@@ -395,7 +400,16 @@ def test_the_interface_describes_itself(client: Client) -> None:
     for path in ("/v1/predict", "/v1/heatmap"):
         post = described["paths"][path]["post"]
         assert set(post["requestBody"]["content"]) == {"image/*", "multipart/form-data"}
-        assert {"200", "400", "413", "422", "503"} <= set(post["responses"])
+        assert {"200", "400", "404", "413", "422", "503", "default"} == set(post["responses"])
+    problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    for routes in described["paths"].values():
+        (route,) = routes.values()
+        assert all(
+            answer["content"]["application/json"] == problem
+            for status, answer in route["responses"].items()
+            if status != "200"
+        )
+    assert "rollout" in json.dumps(described["paths"]["/v1/heatmap"]["post"]["parameters"])
 
 
 def test_the_page_is_small_and_asks_nothing_of_anybody_else(client: Client) -> None:

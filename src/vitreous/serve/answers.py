@@ -86,6 +86,45 @@ class Problem(BaseModel):
     error: str
 
 
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "One picture (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM), as it is or as the only file of a form.",
+        "content": {
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {"image": {"type": "string", "format": "binary"}},
+                    "additionalProperties": False,
+                }
+            },
+        },
+    }
+}
+
+
+def _problem(description: str) -> dict[str, Any]:
+    """How OpenAPI describes a refusal: FastAPI's own way gives it the media type of the route's good answer."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+Responses = dict[int | str, dict[str, Any]]
+REFUSED: Responses = {"default": _problem("A refusal; docs/serve.md lists which there are.")}
+"""Of every route. It also keeps FastAPI from announcing its own form of 422."""
+PROBLEMS: Responses = {
+    400: {"model": Problem} | _problem("A parameter or the form is not as it must be."),
+    404: _problem("There is no such run."),
+    413: _problem("Too many bytes."),
+    422: _problem("Not a picture, a damaged one, or one of too many pixels."),
+    503: _problem("No place, or not answered in time; Retry-After says when to ask."),
+}
+READING: Responses = {503: _problem("The samples are still being read; Retry-After says when to ask.")}
+PICTURE: Responses = {200: {"content": {"image/png": {}}}, 404: _problem("There is no such sample.")}
+
+
 def prediction(question: Question, answer: Answer, top: int, seen: bool) -> dict[str, Any]:
     """The fields of Prediction; the probabilities are those of ``Classifier.predict``."""
     classes = question.run.classifier.classes

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import FastAPI, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -22,10 +22,11 @@ from torch import Tensor
 
 import vitreous
 from vitreous.config import nearest
+from vitreous.heatmaps import METHODS
 from vitreous.serve import answers, uploads
 from vitreous.serve.batcher import Batcher, Full, Late
 from vitreous.serve.engine import Answer, Question, Run, View, answer
-from vitreous.serve.guard import Guard, Rules
+from vitreous.serve.guard import HEADERS, Guard, Rules
 from vitreous.serve.linger import Linger
 from vitreous.serve.metrics import Metrics
 from vitreous.serve.samples import Samples
@@ -54,29 +55,6 @@ class Limits:
     most_bytes: int = uploads.MOST_BYTES
 
 
-BODY = {
-    "requestBody": {
-        "required": True,
-        "description": "One picture (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM), as it is or as the only file of a form.",
-        "content": {
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image"],
-                    "properties": {"image": {"type": "string", "format": "binary"}},
-                }
-            },
-        },
-    }
-}
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": answers.Problem, "description": "A parameter or the form is not as it must be."},
-    413: {"model": answers.Problem, "description": "Too many bytes."},
-    422: {"model": answers.Problem, "description": "Not a picture, a damaged one, or one of too many pixels."},
-    503: {"model": answers.Problem, "description": "No place, or not answered in time; Retry-After says when to ask."},
-}
-
 RunName = Annotated[str | None, Query(alias="run", max_length=255, description="A name in /v1/model; else the first.")]
 Top = Annotated[int, Query(ge=1, le=1000, description="How many classes.")]
 Seen = Annotated[bool, Query(description="Send back the picture as the model sees it.")]
@@ -95,11 +73,11 @@ class Service:
         self.decoder = ThreadPoolExecutor(1, thread_name_prefix="decoder")
 
     def run(self, name: str | None) -> Run:
-        """A run by its name, None for the first. Raises HTTPException 400."""
+        """A run by its name, None for the first. Raises HTTPException 404."""
         if name is None:
             return next(iter(self.runs.values()))
         if name not in self.runs:
-            raise HTTPException(400, f"unknown run {name!r}{nearest(name, self.runs)}")
+            raise HTTPException(404, f"unknown run {name!r}{nearest(name, self.runs)}")
         return self.runs[name]
 
     async def ask(self, request: Request, run: Run, view: View | None) -> tuple[Question, Answer]:
@@ -149,6 +127,7 @@ def build(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        responses=answers.REFUSED,
     )
     app.state.service = service
     _routes(app, service)
@@ -184,19 +163,24 @@ async def _samples(request: Request) -> Samples:
 
 
 def _routes(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/predict", openapi_extra=BODY, responses=PROBLEMS, response_model=answers.Prediction)
+    @app.post("/v1/predict", openapi_extra=answers.BODY, responses=answers.PROBLEMS, response_model=answers.Prediction)
     async def predict(request: Request, run: RunName = None, top: Top = 5, seen: Seen = False) -> Response:
         """The most probable classes of one picture."""
         question, found = await service.ask(request, service.run(run), None)
         return JSONResponse(answers.prediction(question, found, top, seen))
 
-    @app.post("/v1/heatmap", openapi_extra=BODY, responses=PROBLEMS, response_model=answers.Heatmap)
+    @app.post("/v1/heatmap", openapi_extra=answers.BODY, responses=answers.PROBLEMS, response_model=answers.Heatmap)
     async def heatmap(
         request: Request,
         run: RunName = None,
         top: Top = 5,
         method: Annotated[
-            str | None, Query(max_length=64, description="One that /v1/model names; else its first.")
+            str | None,
+            Query(
+                max_length=64,
+                description="One that /v1/model names for the run; else its first.",
+                json_schema_extra={"enum": list(METHODS)},
+            ),
         ] = None,
         layer: Which = "mean",
         head: Which = "mean",
@@ -224,14 +208,14 @@ def _routes(app: FastAPI, service: Service) -> None:
         facts = [run.to_json() for run in service.runs.values()]
         return JSONResponse({"version": vitreous.__version__, "runs": facts})
 
-    @app.get("/v1/samples", response_model=answers.SampleList)
+    @app.get("/v1/samples", responses=answers.READING, response_model=answers.SampleList)
     async def samples(request: Request) -> Response:
         """Validation pictures to try; waits until they are read."""
         found = await _samples(request)
         listed = [{"id": i, "label": s.label, "source": s.source} for i, s in enumerate(found.pictures)]
         return JSONResponse({"samples": listed, "note": found.note})
 
-    @app.get("/v1/samples/{number}.png", response_class=Response, responses={200: {"content": {"image/png": {}}}})
+    @app.get("/v1/samples/{number}.png", response_class=Response, responses=answers.PICTURE | answers.READING)
     async def sample(request: Request, number: Annotated[int, Path(ge=0, le=10_000)]) -> Response:
         """One sample picture, as the model sees it."""
         found = await _samples(request)
@@ -289,4 +273,5 @@ def _problems(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def broken(request: Request, problem: Exception) -> Response:
-        return JSONResponse({"error": "a bug of ours: the server's log says more"}, 500)
+        # the only answer that does not pass the guard
+        return JSONResponse({"error": "a bug of ours: the server's log says more"}, 500, HEADERS)

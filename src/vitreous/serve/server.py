@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -122,6 +123,7 @@ class Door:
 
 def server_for(app: FastAPI) -> Server:
     """Uvicorn for the app: quiet, without WebSockets, patient with requests under way when it is told to stop."""
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # whoever sent a bad form is told what is wrong
     return Server(
         uvicorn.Config(
             app,
