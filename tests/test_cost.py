@@ -18,7 +18,7 @@ from vitreous.vit import ViTConfig
 @pytest.mark.parametrize("side", [16, 32, 64])
 def test_operations_are_those_that_torch_counts(stem: str, side: int) -> None:
     config = ViTConfig(depth=3, stem=stem)
-    batch = 1000  # so that the update, once a step, does not count
+    batch = 10_000  # so that the update, once a step, does not count
     counted = TRAINING * batch * count_flops(config, side)
     assert step_cost(config, batch, side).flops == pytest.approx(counted, rel=0.03)
 

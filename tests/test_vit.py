@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vitreous.arrays import flatten_patches
+from vitreous.positions import KINDS
 from vitreous.stems import ConvStem, PatchEmbed
 from vitreous.vit import PRESETS, Attention, Block, ViT, ViTConfig, use_attention
 
@@ -57,6 +58,31 @@ def test_a_colour_picture_of_32_pixels_gives_64_tokens_from_48_numbers_each() ->
 def test_the_conv_stem_gives_the_same_grid_as_the_patch_embedding(patch: int) -> None:
     images = torch.randn(2, 3, 32, 48)
     assert ConvStem(3, patch, 64, depth=1)(images).shape == PatchEmbed(3, patch, 64)(images).shape
+
+
+# The last block, of which only the class token is read
+
+
+@pytest.mark.parametrize("path", ["fused", "explicit"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_class_token_alone_comes_out_of_the_last_block_as_it_does_with_all_others(kind: str, path: str) -> None:
+    torch.manual_seed(0)
+    model = ViT(ViTConfig(width=32, depth=2, heads=4, positions=kind, registers=2)).double()
+    use_attention(model, path)
+    with torch.no_grad():
+        for parameter in model.blocks.parameters():
+            parameter.mul_(5)
+    images = torch.randn(3, 3, 24, 40, dtype=torch.double)
+    alone = model.features(images)
+    gradients = torch.autograd.grad(alone.square().sum(), list(model.parameters()), allow_unused=True)
+    *_, (block, x) = model.walk(images)
+    whole = model.read(block(x, model.place(images)))
+    torch.testing.assert_close(alone, whole)
+    others = torch.autograd.grad(whole.square().sum(), list(model.parameters()), allow_unused=True)
+    for (name, _), one, other in zip(model.named_parameters(), gradients, others, strict=True):
+        assert (one is None) == (other is None), name
+        if one is not None:
+            torch.testing.assert_close(one, other, msg=name)
 
 
 # Equal to others

@@ -83,15 +83,24 @@ def step_cost(config: ModelConfig, batch: int, size: int | None = None, bytes_a_
 
 
 def _blocks(config: ViTConfig, batch: int, tokens: int, width_of_number: int) -> Cost:
+    """All blocks; where the head reads the class token, the last makes all keys and values but only that token."""
+    full = _block(config, batch * tokens, batch * tokens, tokens, width_of_number)
+    last = _block(config, batch * tokens, batch, tokens, width_of_number) if config.pool == "class" else full
+    total = last
+    for _ in range(config.depth - 1):
+        total += full
+    return total
+
+
+def _block(config: ViTConfig, every: int, asking: int, tokens: int, width_of_number: int) -> Cost:
+    """A block that makes keys and values of ``every`` token and everything else of those that are ``asking``."""
     width, hidden = config.width, config.width * config.mlp_ratio
-    every = batch * tokens
-    weights = batch * config.heads * tokens**2
+    weights = asking * config.heads * tokens
     parameters = 4 * width**2 + 2 * width * hidden + 9 * width + hidden
-    forward = 2 * every * (4 * width**2 + 2 * width * hidden) + 4 * every * tokens * width
-    moved = every * (MOVED_A_TOKEN * width + MOVED_A_HIDDEN * hidden) + MOVED_A_WEIGHT * weights
-    kept = width_of_number * (every * (12 * width + 2 * hidden) + weights)
-    depth = config.depth
-    return Cost(TRAINING * forward * depth, moved * depth, STARTED_A_BLOCK * depth, kept * depth, parameters * depth)
+    forward = 4 * every * width**2 + 2 * asking * (2 * width**2 + 2 * width * hidden) + 4 * asking * tokens * width
+    moved = MOVED_A_TOKEN * width * (every + 2 * asking) / 3 + MOVED_A_HIDDEN * hidden * asking
+    kept = width_of_number * (width * (4 * every + 8 * asking) + 2 * hidden * asking + weights)
+    return Cost(TRAINING * forward, moved + MOVED_A_WEIGHT * weights, STARTED_A_BLOCK, kept, parameters)
 
 
 def _stem(config: ViTConfig, batch: int, side: int, patches: int, width_of_number: int) -> Cost:

@@ -71,8 +71,11 @@ class Attention(nn.Module):
         """Queries, keys and values of every head, turned by their place: (B, N, D) -> 3 x (B, A, N, E)."""
         return self._split(self.qkv(x), place)
 
-    def forward(self, x: Tensor, place: Place | Packed | None = None) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
+    def forward(self, x: Tensor, place: Place | Packed | None = None, first: bool = False) -> Tensor:
+        """(B, N, D) -> (B, N, D), or what only the ``first`` token, the class token, gets: (B, 1, D)."""
+        if first:
+            assert not isinstance(place, Packed)
+            return self.proj(self._first(x, place))
         qkv = self.qkv(x)  # (B, N, 3D)
         if isinstance(place, Packed):
             parts = zip(qkv.split(place.lengths, dim=1), place.blocks, strict=True)
@@ -87,6 +90,18 @@ class Attention(nn.Module):
         """
         q, k, _ = self.project(x, place)
         return attention_weights(q[:, :, queries], k, place.bias(queries) if place else None)
+
+    def _first(self, x: Tensor, place: Place | None) -> Tensor:
+        """The first row of :meth:`_mix`, (B, N, D) -> (B, 1, D): the keys and values of all, the query of one."""
+        width = x.shape[-1]
+        own, others = self.qkv.weight.split([width, 2 * width])
+        own_bias, other_bias = (None, None) if self.qkv.bias is None else self.qkv.bias.split([width, 2 * width])
+        q = F.linear(x[:, :1], own, own_bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, A, 1, E)
+        k, v = F.linear(x, others, other_bias).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if place:  # the class token lies nowhere, so nothing turns its query
+            k = place.turn(k)
+        mixed = ATTENTION_PATHS[self.path](q, k, v, place.bias(slice(0, 1)) if place else None)  # (B, A, 1, E)
+        return mixed.transpose(1, 2).flatten(2)
 
     def _split(self, qkv: Tensor, place: Place | None) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, 3D) -> queries, keys, values, each (B, A, N, E)."""
@@ -147,9 +162,10 @@ class Block(nn.Module):
         self.mlp = MLP(width, int(width * config.mlp_ratio))
         self.ls2 = LayerScale(width) if config.layer_scale else nn.Identity()
 
-    def forward(self, x: Tensor, place: Place | Packed | None = None) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
-        return self.think(x + self.ls1(self.attn(self.norm1(x), place)))
+    def forward(self, x: Tensor, place: Place | Packed | None = None, first: bool = False) -> Tensor:
+        """(B, N, D) -> (B, N, D), or the ``first`` token alone, (B, 1, D), at a fraction of the cost."""
+        mixed = self.attn(self.norm1(x), place, first)
+        return self.think((x[:, :1] if first else x) + self.ls1(mixed))
 
     def think(self, x: Tensor) -> Tensor:
         """The block's second half, in which no token sees another: (B, N, D) -> (B, N, D)."""
@@ -324,10 +340,15 @@ class ViT(nn.Module):
             x = block(x, place)
 
     def features(self, images: Tensor, sizes: Sequence[Size] | None = None) -> Tensor:
-        """The vector that the head reads: (B, C, H, W) -> (B, D)."""
+        """The vector that the head reads: (B, C, H, W) -> (B, D).
+
+        Where that is the class token, the last block computes nothing else: nobody would read it.
+        """
         x, place = self.tokens(images, sizes), self.place(images, sizes)
-        for block in self.blocks:
+        *early, last = self.blocks
+        for block in early:
             x = block(x, place)
+        x = last(x, place, first=self.config.pool == "class")
         return self.read(x, None if place is None else place.real)
 
     def read(self, x: Tensor, real: Tensor | None = None) -> Tensor:
