@@ -451,7 +451,7 @@ def test_what_cannot_be_shown_is_refused_and_nothing_is_written(run: Path, tmp_p
         heatmap_run(run, [tmp_path / "gone.png", tmp_path / "text.png"])
     with pytest.raises(ValueError, match="no class 'sven'"):
         heatmap_run(run, asked=Asked("relevance", target="sven"))
-    with pytest.raises(ValueError, match="attention are the same for every class: leave it out"):
+    with pytest.raises(ValueError, match="attention are the same for every class: leave the class out"):
         heatmap_run(run, asked=Asked(target="7"))
     with pytest.raises(ValueError, match="no layer 3: the model has layers 1 to 2"):
         heatmap_run(run, asked=Asked(layer=3))
