@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from vitreous.classifier import Classifier
 from vitreous.cli import app, frame, training
 from vitreous.console import TrainingDisplay, duration
+from vitreous.data.named import EMBEDDED, NAMED
 from vitreous.train import Progress, Result
 
 Outcome = Any  # what typer's runner returns; typer does not export its type
@@ -230,6 +231,32 @@ def test_help_and_version_load_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("vitreous pre", ["predict"]),
+        ("vitreous train ci", ["cifar10", "cifar100"]),
+        ("vitreous predict r", ["runs/digits", "runs/digits-2"]),
+        ("vitreous eval runs/digits-", ["runs/digits-2"]),
+        ("vitreous train digits --resu", ["--resume"]),
+        ("vitreous train my-own-pic", []),  # the shell completes files itself
+    ],
+)
+def test_the_shell_is_offered_commands_runs_and_data_sets(
+    typed: str, offered: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for run in ("digits", "digits-2", "no-run"):
+        (tmp_path / "runs" / run).mkdir(parents=True)
+        (tmp_path / "runs" / run / ("notes" if run == "no-run" else "config.json")).write_text("{}")
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1), "_VITREOUS_COMPLETE": "complete_bash"}
+    assert CliRunner().invoke(app, [], prog_name="vitreous", env=words).stdout.split() == offered
+
+
+def test_the_named_data_sets_that_are_offered_are_those_there_are() -> None:
+    assert set(frame.NAMED) == {*EMBEDDED, *NAMED}
 
 
 @pytest.mark.parametrize(

@@ -101,14 +101,12 @@ class Tail:
 
 
 def scalars(line: Line) -> dict[str, float]:
-    """The figures of a line by name: ``loss/train``, ``accuracy/val``, ``lr`` and so on."""
+    """The figures of a line by name: ``loss/train``, ``accuracy/val``; ``lr`` and such of training lines alone."""
     split = line["split"]
-    named = {"loss": f"loss/{split}", "accuracy": f"accuracy/{split}"}
-    return {
-        named.get(name, name): float(value)
-        for name, value in line.items()
-        if name in ("loss", "accuracy", "lr", "seconds", "epoch") and value is not None
-    }
+    names = {"loss": f"loss/{split}", "accuracy": f"accuracy/{split}"}
+    if split == "train":
+        names |= {name: name for name in ("lr", "epoch", "seconds")}
+    return {name: float(line[key]) for key, name in names.items() if line.get(key) is not None}
 
 
 class TensorBoard:
@@ -117,7 +115,7 @@ class TensorBoard:
     def __init__(self, run: Path, say: Callable[[str], None]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.folder, self.make = run / "tensorboard", SummaryWriter
+        self.folder, self.make, self.say = run / "tensorboard", SummaryWriter, say
         self.writer: Any = None
 
     def begin(self, config: Mapping[str, Any], past: Sequence[Line]) -> None:
@@ -135,21 +133,32 @@ class TensorBoard:
     def close(self, finished: bool) -> None:
         if self.writer is not None:
             self.writer.close()
+            self.say(f"tracked     tensorboard --logdir {self.folder.parent.parent}")
+
+
+MLFLOW = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # by default it tries for minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # which belongs to --json
+}
+"""Its environment where the user has not set it."""
 
 
 class MLflow:
     """A run on the server of $MLFLOW_TRACKING_URI, else in ``mlflow.db`` beside the run folder."""
 
     def __init__(self, run: Path, say: Callable[[str], None]) -> None:
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # by default it tries for minutes
+        for name, value in MLFLOW.items():
+            os.environ.setdefault(name, value)
         for noisy in ("mlflow", "alembic"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
         self.run, self.say = run, say
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.parent.resolve()}/mlflow.db"
-        self.local = "MLFLOW_TRACKING_URI" not in os.environ
+        given = os.environ.get("MLFLOW_TRACKING_URI")
+        self.local, self.uri = not given, given or f"sqlite:///{run.parent.resolve()}/mlflow.db"
         run.parent.mkdir(parents=True, exist_ok=True)
         try:
             self.client = MlflowClient(tracking_uri=self.uri)
@@ -218,6 +227,7 @@ class MLflow:
         if (self.run / "classifier").is_dir():
             self.client.log_artifacts(self.id, str(self.run / "classifier"), "classifier")
         self.client.set_terminated(self.id, "FINISHED" if finished else "KILLED")
+        self.say(f"tracked     mlflow ui --backend-store-uri {self.uri}" if self.local else f"tracked     {self.uri}")
 
 
 TRACKERS: dict[str, Callable[[Path, Callable[[str], None]], Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import glob
 import importlib.util
 import json
 import os
@@ -31,17 +32,30 @@ app = typer.Typer(
     name="vitreous",
     help="Train a small Vision Transformer on your own pictures in the minutes you have, and see what it looks at.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+NAMED = ("digits", "shapes", "digits-clutter", "cifar10", "cifar100", "mnist", "fashion-mnist")
 SOURCE = (
-    "digits, shapes, digits-clutter, cifar10, cifar100, mnist, fashion-mnist, a folder per class, a table of paths and "
-    "labels (CSV, TSV, parquet), a parquet folder, tar shards, or hf:owner/name."
+    f"{', '.join(NAMED)}, a folder per class, a table of paths and labels (CSV, TSV, parquet), a parquet folder, tar "
+    "shards, or hf:owner/name."
 )
-Source = Annotated[str, typer.Argument(metavar="DATA", help=SOURCE)]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that train made.")]
+
+
+def data_sets(begun: str) -> list[str]:
+    """Named data sets that begin so; where there are none the shell completes files."""
+    return [name for name in NAMED if name.startswith(begun)]
+
+
+def run_folders(begun: str) -> list[str]:
+    """Run folders that begin so, or lie below a folder that does; where there are none the shell completes files."""
+    here = glob.escape(begun)
+    return sorted(map(os.path.dirname, glob.glob(f"{here}*/config.json") + glob.glob(f"{here}*/*/config.json")))
+
+
+Source = Annotated[str, typer.Argument(metavar="DATA", help=SOURCE, autocompletion=data_sets)]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that train made.", autocompletion=run_folders)]
 DataRoot = Annotated[
     Path | None, typer.Option("--data-root", metavar="DIR", help="Where named data sets lie (else $VITREOUS_DATA).")
 ]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from vitreous.train import Progress
 
 from vitreous.cli.frame import STARTED, AsJson, DataRoot, PicturesOf, Source, command, emit, seconds, settings, slug
 
@@ -61,6 +64,10 @@ def train(
         Path | None,
         typer.Option("--config", metavar="FILE", help="Settings in YAML or JSON, or a run's config.json."),
     ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option("--track", metavar="NAME", help="Figures also to tensorboard or mlflow; repeatable."),
+    ] = None,
     again: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out where it stopped.")] = False,
     only_plan: Annotated[
         bool, typer.Option("--plan", help="Print what would be done and what to expect of it, and do not train.")
@@ -71,6 +78,7 @@ def train(
     from vitreous import console, jobs, ranks
     from vitreous.recipes import Wish
     from vitreous.settings import LIMITS, combine, read_settings
+    from vitreous.tracking import tracking
 
     changes = settings(change or []) | ({"data.images": json.dumps(str(images))} if images else {})
     if only_plan and again:
@@ -105,13 +113,19 @@ def train(
         if as_json and ranks.first():
             emit({"config": asdict(config), "notes": notes, "forecast": expected.to_json()})
         return
-    with console.TrainingDisplay() as display:
+    trackers = [name.strip() for names in track or () if ranks.first() for name in names.split(",")]
+    with console.TrainingDisplay() as display, tracking(trackers, folder, console.say) as tracked:
+
+        def watch(progress: Progress) -> None:
+            display(progress)
+            tracked(progress)
+
         if again:
             refused = [name for name, value in [*given.items(), ("config", file)] if value is not None]
             refuse_changes([f"--{NAMES.get(name, name)}" for name in refused], changes)
-            result = jobs.resume(folder, source, data_root=data_root, watch=display, started=STARTED)
+            result = jobs.resume(folder, source, data_root=data_root, watch=watch, started=STARTED)
         else:
-            result = jobs.train_on(wish, folder, changes=changes, data_root=data_root, watch=display, started=STARTED)
+            result = jobs.train_on(wish, folder, changes=changes, data_root=data_root, watch=watch, started=STARTED)
     console.trained(result, source)
     if as_json and ranks.first():
         emit(
