@@ -141,6 +141,15 @@ def test_what_would_stop_training_is_told_with_everything_else(pets: Path) -> No
     assert told(findings) == {("exact", frozenset({"1.png", "leaked.png"}), True, True)}
 
 
+def test_nothing_but_broken_files_is_told_file_by_file(pets: Path, tmp_path: Path) -> None:
+    for path in pets.rglob("*.png"):
+        path.write_bytes(b"broken")
+    findings = check(pets)
+    assert (findings.found, findings.used, len(findings.rejected), findings.sizes) == (10, 0, 10, {})
+    assert "no usable picture in train" in findings.stops[0]
+    assert write_page(findings, "pets", tmp_path / "page.html").is_file()
+
+
 def test_named_sets_are_checked_too() -> None:
     findings = check("digits")
     assert (findings.found, findings.used) == (1797, 1797)

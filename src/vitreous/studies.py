@@ -194,7 +194,7 @@ def subset(images: Images, share: float, seed: int) -> Images:
             )
         order = torch.randperm(len(members), generator=generator_for("share", seed, number))
         kept.append(members[order[:count]])
-    return images.select(torch.cat(kept).sort().values)
+    return images.part(torch.cat(kept).sort().values)
 
 
 def run_study(

@@ -18,7 +18,7 @@ from vitreous.data.gather import check_usable
 from vitreous.data.images import Parts, Rejected
 from vitreous.data.load import check_counts, find_source
 from vitreous.data.opened import Opened, Pictures
-from vitreous.data.scan import Seen, Tell, alike, scan, scan_images
+from vitreous.data.scan import Seen, T, Tell, alike, scan, scan_images
 from vitreous.data.splits import SPLITS, split
 
 MOST_COMPARED = 200_000
@@ -222,7 +222,7 @@ def _joined(pairs: np.ndarray) -> list[list[int]]:
 
 def _odd(seen: Seen, shown: Sequence[Picture]) -> tuple[Rejected, ...]:
     short, long = np.minimum(seen.heights, seen.widths), np.maximum(seen.heights, seen.widths)
-    flat = seen.thumbnails.reshape(len(seen), -1, 3).std(axis=1).max(axis=1) == 0
+    flat = seen.thumbnails.reshape(-1, T * T, 3).std(axis=1).max(axis=1) == 0
     found: list[Rejected] = []
     for place in np.flatnonzero(seen.animated | flat | (short < _SMALL) | (long > _LONG * short)).tolist():
         size = f"{seen.heights[place]} x {seen.widths[place]} pixels"

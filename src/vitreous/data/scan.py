@@ -130,8 +130,8 @@ def alike(thumbnails: np.ndarray) -> tuple[np.ndarray, bool]:
     Nearly: the thumbnails correlate, in gray and in colour, which bears another size, compression or brightness. All
     pairs are compared, so time grows with the square of N: 60,000 pictures take some seconds.
     """
-    flat = thumbnails.reshape(len(thumbnails), -1)
-    gray = _standardised(thumbnails.mean(axis=3).reshape(len(thumbnails), -1))
+    flat = thumbnails.reshape(-1, T * T * 3)
+    gray = _standardised(thumbnails.mean(axis=3).reshape(-1, T * T))
     found: list[np.ndarray] = []
     count = 0
     for start in range(0, len(gray), _BLOCK):
