@@ -116,10 +116,11 @@ def test_pictures_that_do_not_fit_are_refused() -> None:
 
 
 def test_operations_are_counted_as_by_hand() -> None:
-    config = ViTConfig(width=32, depth=1, heads=2, classes=7)
+    config = ViTConfig(width=32, depth=2, heads=2, classes=7)
     tokens, width = 65, 32
-    products = 64 * 48 * width + tokens * width * width * 12 + 2 * tokens * tokens * width + width * 7
-    assert count_flops(config) == 2 * products
+    whole = tokens * width * width * 12 + 2 * tokens * tokens * width
+    last = tokens * width * width * 2 + width * width * 10 + 2 * tokens * width  # keys and values of all, one query
+    assert count_flops(config) == 2 * (64 * 48 * width + whole + last + width * 7)
     for family in FAMILIES:
         small, large = CNNConfig(family), count_flops(CNNConfig(family), 64)
         assert 3.9 < large / count_flops(small) < 4.1
