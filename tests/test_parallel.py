@@ -10,13 +10,16 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
 import two_processes
 from test_train import Stop, losses
+from torch import nn
 
+from vitreous import parallel
 from vitreous import train as training
 from vitreous.batches import Batches
 from vitreous.config import RunConfig
@@ -37,7 +40,7 @@ def torchrun(*arguments: object, restarts: int = 0) -> subprocess.CompletedProce
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what two processes left, and the first twenty steps of a run in it made by one."""
+    """A folder with what two processes left, and the first twenty steps of two runs in it made by one."""
     folder = tmp_path_factory.mktemp("together")
     patched = pytest.MonkeyPatch()
     patched.setattr(training, "LOG_STEPS", 1)
@@ -47,8 +50,9 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if progress.step == 21 and progress.phase == "train":
             raise Stop
 
-    with pytest.raises(Stop):
-        train(two_processes.RESHAPED, folder / "reshaped", two_processes.squares(), watch=kill)
+    for name in ("reshaped", "reshaped_parts"):
+        with pytest.raises(Stop):
+            train(getattr(two_processes, name.upper()), folder / name, two_processes.squares(), watch=kill)
     patched.undo()
     done = torchrun("compare,reshape,fail", folder)
     (folder / "said").write_text(done.stderr)
@@ -62,7 +66,7 @@ def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "LOG_STEPS", 1)
 
 
-@pytest.mark.parametrize("name", ["patch", "conv", "muon"])
+@pytest.mark.parametrize("name", ["patch", "conv", "parts", "muon", "muon_parts"])
 @pytest.mark.usefixtures("every_step")
 def test_two_processes_have_the_losses_of_one(together: Path, tmp_path: Path, name: str) -> None:
     config: RunConfig = getattr(two_processes, name.upper())
@@ -76,22 +80,23 @@ def test_two_processes_have_the_losses_of_one(together: Path, tmp_path: Path, na
     assert ends[0]["n"] == 33
 
 
+@pytest.mark.parametrize("name", ["reshaped", "reshaped_parts"])
 @pytest.mark.usefixtures("every_step")
 def test_a_run_goes_from_one_process_to_two_and_back_and_sees_each_picture_once_an_epoch(
-    together: Path, tmp_path: Path
+    together: Path, tmp_path: Path, name: str
 ) -> None:
-    stopped, shown = zip(*(torch.load(together / f"shown-{rank}.pt") for rank in (0, 1)), strict=True)
+    stopped, shown = zip(*(torch.load(together / f"{name}-{rank}.pt") for rank in (0, 1)), strict=True)
     assert stopped == (True, True)
     assert list(shown[0]) == list(shown[1]) == list(range(20, 40))  # a signal to one stops both after the same step
-    data, config = two_processes.squares(), two_processes.RESHAPED
+    data, config = two_processes.squares(), getattr(two_processes, name.upper())
     assert data.train is not None
     order = [Batches(data.train, config).chosen(step).tolist() for step in range(20)]
     order += [[*one, *other] for one, other in zip(shown[0].values(), shown[1].values(), strict=True)]
     for epoch in range(5):
         assert sorted(itertools.chain(*order[8 * epoch : 8 * epoch + 8])) == list(range(128))
-    train(config, together / "reshaped", data, resume=True)
+    train(config, together / name, data, resume=True)
     train(config, tmp_path / "alone", data)
-    expected, found = losses(tmp_path / "alone"), losses(together / "reshaped")
+    expected, found = losses(tmp_path / "alone"), losses(together / name)
     assert list(found) == list(range(1, 61))
     assert max(abs(found[step] / expected[step] - 1) for step in expected) <= 1e-5
 
@@ -115,3 +120,12 @@ def test_after_a_kill_torchrun_starts_again_and_the_run_goes_on_by_itself_to_the
             os.kill(process, 0)
     assert losses(tmp_path / "killed") == losses(together / "not-killed")
     assert (tmp_path / "killed/train.log").read_text().count("patches of") == 1
+
+
+def test_a_model_is_cut_where_a_copy_would_fill_more_than_half_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Linear(999, 1000)  # a million weights: 16 MB with gradients and two moments
+    assert not parallel.too_large(model, torch.device("cpu"))
+    for megabytes, cut in ((33, False), (31, True)):
+        gpu = types.SimpleNamespace(total_memory=megabytes * 10**6)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, gpu=gpu: gpu)
+        assert parallel.too_large(model, torch.device("cuda")) == cut

@@ -38,10 +38,13 @@ PATCH = RunConfig(
     device="cpu",
 )
 CONV = dataclasses.replace(PATCH, model=dataclasses.replace(MODEL, stem="conv"))
+PARTS = dataclasses.replace(CONV, shard=True)
 MUON = dataclasses.replace(PATCH, optim=OptimConfig("muon"), steps=8)
 """Few steps: it orthogonalises in bf16, so that a difference in the last bit grows a hundredfold in ten steps."""
+MUON_PARTS = dataclasses.replace(MUON, shard=True)
 RESHAPED = dataclasses.replace(PATCH, steps=60)
 """Goes on after step 20 on two processes, where the second is asked to stop at step 40."""
+RESHAPED_PARTS = dataclasses.replace(CONV, steps=60, shard=True)
 KILLED = Wish("digits", steps=12, device="cpu")
 SMALL = {"model.width": "16", "model.heads": "2", "model.depth": "1", "batch": "16"}
 SMALL |= {"precision": "fp32", "attention": "explicit", "evaluations": "2"}
@@ -54,13 +57,13 @@ def squares() -> DataSet:
 
 def compare(folder: Path) -> None:
     """Whole runs, to be compared with those of one process."""
-    for name, config in (("patch", PATCH), ("conv", CONV), ("muon", MUON)):
-        training.train(config, folder / name, squares())
+    for name in ("patch", "conv", "parts", "muon", "muon_parts"):
+        training.train(globals()[name.upper()], folder / name, squares())
     jobs.train_on(KILLED, folder / "not-killed", changes=SMALL)
 
 
 def reshape(folder: Path) -> None:
-    """Goes on with a run that one process began; a signal to the second process stops both."""
+    """Goes on with runs that one process began; a signal to the second process stops both."""
     shown: dict[int, list[int]] = {}
     chosen = Batches.chosen
 
@@ -72,9 +75,11 @@ def reshape(folder: Path) -> None:
         return places
 
     Batches.chosen = watched  # type: ignore[method-assign]
-    result = training.train(RESHAPED, folder / "reshaped", squares(), resume=True)
+    for name in ("reshaped", "reshaped_parts"):
+        result = training.train(globals()[name.upper()], folder / name, squares(), resume=True)
+        torch.save((result.interrupted, shown), folder / f"{name}-{ranks.rank()}.pt")
+        shown.clear()
     Batches.chosen = chosen  # type: ignore[method-assign]
-    torch.save((result.interrupted, shown), folder / f"shown-{ranks.rank()}.pt")
 
 
 def fail(folder: Path) -> None:

@@ -1,11 +1,13 @@
 """The full state of a run as folders that are written once, checked by SHA-256, and never overwritten.
 
-A checkpoint is ``checkpoints/step-<n>/``: ``tensors.safetensors``, ``state.json`` and a manifest (sealed.py).
+A checkpoint is ``checkpoints/step-<n>/``: ``tensors.safetensors`` (or, of weights that are in parts on several
+processes, a file from each), ``state.json`` and a manifest (sealed.py).
 Loading runs no code: tensors come from safetensors, everything else from JSON.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vitreous import sealed
+from vitreous import ranks, sealed, shards
 
 FORMAT = 1
 KEEP = 2
@@ -50,14 +52,39 @@ def save(run: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str
     that step that is already there is left as it is. Raises OSError (a full disk, say) with nothing temporary left
     behind and every earlier checkpoint untouched.
     """
-    target = run / "checkpoints" / f"step-{step:08d}"
+    target = _folder(run, step)
     if target.exists() and not _problem(target):
         return target
     with sealed.writing(target, FORMAT) as partial:
         save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, partial / TENSORS)
-        (partial / STATE).write_text(json.dumps({"step": step, **state}, indent=1))
+        _write_state(partial, step, state)
     _tidy(run, keep)
     return target
+
+
+def save_parts(run: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int = KEEP) -> Path:
+    """As :func:`save`, for tensors of which every process holds a part: all call it, and each writes its own.
+
+    Raises NotFinite, on all, where one holds anything but numbers.
+    """
+    target = _folder(run, step)
+    if ranks.from_first(lambda: target.exists() and not _problem(target)):
+        return target
+    parts = [shards.local(tensor) for tensor in tensors.values() if tensor.is_floating_point()]
+    if ranks.anyone(not all(part.isfinite().all() for part in parts)):
+        raise NotFinite("a weight or a moment holds NaN or infinite values; the checkpoint before is sound")
+    with contextlib.ExitStack() as first:
+        partial = ranks.from_first(lambda: first.enter_context(sealed.writing(target, FORMAT)))
+        shards.write(partial, tensors)
+        if ranks.first():
+            _write_state(partial, step, state)
+    ranks.from_first(lambda: _tidy(run, keep))
+    return target
+
+
+def read_parts(run: Path, step: int, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What :func:`save_parts` wrote, in parts again as the tensors of ``own`` are, however many processes there are."""
+    return shards.read(_folder(run, step), own)
 
 
 def latest(
@@ -89,13 +116,24 @@ def set_aside(run: Path, step: int) -> None:
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and state of one checkpoint. Raises sealed.Damaged where size, hash or form is wrong, sealed.Newer."""
+    """Tensors and state of one checkpoint; no tensors where they are in parts, for :func:`read_parts`.
+
+    Raises sealed.Damaged where size, hash or form is wrong, sealed.Newer.
+    """
     sealed.check(folder, FORMAT)
     try:
         state = json.loads((folder / STATE).read_bytes())
-        return load_file(folder / TENSORS), state
+        return load_file(folder / TENSORS) if (folder / TENSORS).exists() else {}, state
     except (TypeError, ValueError, RecursionError, SafetensorError) as problem:
         raise sealed.Damaged(str(problem)) from problem
+
+
+def _folder(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def _write_state(folder: Path, step: int, state: Mapping[str, Any]) -> None:
+    (folder / STATE).write_text(json.dumps({"step": step, **state}, indent=1))
 
 
 def _problem(folder: Path) -> str | None:
@@ -158,6 +196,7 @@ def unpack(tensors: Mapping[str, Tensor], plain: list[Any], model: nn.Module, op
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 for entry, tensor in optimizer.state[parameter].items():
+                    tensor = shards.part(tensor, parameter) if tensor.shape == parameter.shape else tensor
                     if tensor.shape == parameter.shape:  # fused kernels go by memory order, which a file does not keep
                         optimizer.state[parameter][entry] = torch.empty_like(parameter).copy_(tensor)
 
@@ -167,7 +206,8 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     problems = differences(model, tensors)
     if problems:
         raise ValueError(f"these weights belong to another architecture: {listed(problems)}")
-    model.load_state_dict(dict(tensors))
+    own = model.state_dict()
+    model.load_state_dict({name: shards.part(tensor, own[name]) for name, tensor in tensors.items()})
 
 
 def differences(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:

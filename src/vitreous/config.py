@@ -95,6 +95,9 @@ class RunConfig:
     compile: bool = False
     """Compile the step with torch.compile: tens of seconds for each picture size, then about a tenth faster with the
     plain stem on CPUs, no faster with the conv stem (docs/results.md); for runs of a quarter of an hour and more."""
+    shard: bool | None = None
+    """Of several processes, whether each holds a part of every weight (FSDP2) instead of a copy; null: where the state
+    of a copy would take more than half of a GPU."""
     threads: int = 0
     """Of the processor; 0: what torch takes by itself, and in a run with a budget what steps show to be fastest."""
     device: str = "auto"

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from vitreous import shards
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -100,7 +102,8 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
     if config.name == "adamw":
         adamw += by_rate("matrices", config.lr, config.weight_decay)
     elif groups["matrices"]:
-        muon = torch.optim.Muon(
+        kind = WholeMuon if shards.sharded(groups["matrices"][0]) else torch.optim.Muon
+        muon = kind(
             by_rate("matrices", config.muon_lr, config.weight_decay),
             lr=config.muon_lr,
             weight_decay=config.weight_decay,
@@ -113,6 +116,31 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
     return optimizers
+
+
+class WholeMuon(torch.optim.Muon):
+    """Muon for matrices of which every process holds some rows.
+
+    To orthogonalise takes a whole matrix, so each in turn is put together for its step, which every process makes, and
+    keeps its own rows of.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step, to the bit that of torch's Muon on the whole matrices."""
+        for group in self.param_groups:
+            settings = {name: group[name] for name in self.defaults}
+            for rows in group["params"]:
+                if rows.grad is None:
+                    continue
+                momentum = self.state[rows].setdefault("momentum_buffer", torch.zeros_like(rows))
+                whole = nn.Parameter(shards.whole(rows))
+                whole.grad = shards.whole(rows.grad)
+                alone = torch.optim.Muon([whole], **settings)
+                alone.state[whole]["momentum_buffer"] = shards.whole(momentum)
+                alone.step()
+                rows.copy_(shards.part(whole.detach(), rows))
+                momentum.copy_(shards.part(alone.state[whole]["momentum_buffer"], momentum))
 
 
 def set_lr(optimizers: list[Optimizer], factor: float) -> None:

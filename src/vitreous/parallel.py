@@ -1,7 +1,8 @@
-"""One model on several processes: every one has a copy and a share of the batch, and gradients are averaged.
+"""One model on several processes: each takes a share of every batch, and gradients are averaged over all of them.
 
-The result is that of one process with the whole batch: batch statistics are taken over all shares. Torch's
-DistributedDataParallel carries the gradients while they are still being computed.
+Each has a copy of the model (DistributedDataParallel), or, where that would be too large, a part of every weight, which
+are put together a block at a time just before they are used (FSDP2). The result is that of one process with the whole
+batch: batch statistics are taken over all shares.
 
 Shapes: B pictures of this process's share, C channels, H W pixels.
 """
@@ -16,22 +17,65 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vitreous import ranks
+from vitreous import ranks, shards
+from vitreous.models import ModelConfig, build_model, count_parameters
+from vitreous.vit import Block
+
+BYTES = 16
+"""Of state a weight: itself, its gradient and two moments, in fp32."""
+STATE_SHARE = 0.5
+"""Of a GPU's memory, that a copy of the state may take; the rest is for what a step makes on its way."""
 
 
-def spread(model: nn.Module) -> nn.Module:
+def spread(model: nn.Module, shard: bool | None) -> nn.Module:
     """What to call in place of ``model``, so that its gradients are those of the whole batch.
 
-    Normalises over the whole batch, in place. For one process nothing is done.
+    In place it comes to normalise over the whole batch and, with ``shard`` or if None where a copy is :func:`too_large`
+    for the device, to hold a part of every weight. For one process nothing is done.
     """
     if ranks.world() == 1:
         return model
-    on_gpu = next(model.parameters()).is_cuda
-    if on_gpu:
+    device = next(model.parameters()).device
+    if device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     else:
         over_all(model)
+    if too_large(model, device) if shard is None else shard:
+        in_parts(model)
+        return model
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        return model
     return DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+
+def too_large(model: nn.Module, device: torch.device) -> bool:
+    """Whether the state of a run of this model would fill more than half of the GPU."""
+    if device.type != "cuda":
+        return False
+    return BYTES * count_parameters(model) > STATE_SHARE * torch.cuda.get_device_properties(device).total_memory
+
+
+def in_parts(model: nn.Module) -> None:
+    """Leaves this process a part of every weight; the blocks, and what is around them, are put together in turn."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # the only one that can be cut
+    mesh = init_device_mesh(next(model.parameters()).device.type, (ranks.world(),))
+    for module in [module for module in model.modules() if isinstance(module, Block)]:
+        fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def in_one(model: nn.Module, config: ModelConfig) -> nn.Module:
+    """The model as one process would have it: itself, or its parts put together in another one, on the CPU."""
+    if not any(shards.sharded(parameter) for parameter in model.parameters()):
+        return model
+    weights = {name: shards.whole(tensor).cpu() for name, tensor in model.state_dict().items()}
+    with torch.random.fork_rng(devices=[]):
+        together = build_model(config).eval()
+    together.load_state_dict(weights)
+    return together
 
 
 def over_all(model: nn.Module) -> None:

@@ -72,6 +72,15 @@ class Saver:
         self._cost = time.monotonic() - self._begun
         self._writing = self._writer.submit(self._write, step, copied, dict(state))
 
+    def together(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Saves what is in parts on all processes, called by all of them; returns when it is on the disk.
+
+        Raises checkpoint.NotFinite and OSError on all of them.
+        """
+        self._begun = time.monotonic()
+        checkpoint.save_parts(self.run, step, tensors, state)
+        self._cost = self.seconds = time.monotonic() - self._begun
+
     def wait(self) -> None:
         """Until the disk has the latest save. Raises OSError where that failed."""
         writing, self._writing = self._writing, None

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vitreous
-from vitreous import checkpoint, origin, parallel, ranks
+from vitreous import checkpoint, origin, parallel, ranks, shards
 from vitreous.batches import Batches
 from vitreous.classifier import Classifier
 from vitreous.clock import Clock, stop_signals
@@ -120,8 +120,10 @@ class Run:
         size, channels = config.model.image_size, config.model.channels
         self.plan = choose(self.model, size, channels, *way)
         self.batches.to(self.plan.device)
-        self.averaged = copy.deepcopy(self.model).eval() if config.ema else None
-        spread = parallel.spread(self.model)
+        self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False) if config.ema else None
+        if self.averaged is not None:
+            parallel.spread(self.averaged, config.shard)
+        spread = parallel.spread(self.model, config.shard)
         self.forward = torch.compile(spread, dynamic=False) if config.compile else spread
         self.optimizers = build_optimizers(self.model, config.optim)
         self.pictures = origin.pictures(self.images)
@@ -161,8 +163,6 @@ class Run:
 
     def save(self) -> None:
         """Begins to save the state. Raises Diverged where it holds anything but numbers."""
-        if not ranks.first():
-            return
         tensors, plain = checkpoint.pack(self.model, self.optimizers)
         if self.averaged is not None:
             tensors |= {f"averaged.{name}": tensor for name, tensor in self.averaged.state_dict().items()}
@@ -179,18 +179,31 @@ class Run:
             "machine": origin.machine(),
         }
         try:
-            self.saver.begin(self.step, tensors, facts)
+            if any(shards.sharded(tensor) for tensor in tensors.values()):
+                self.saver.together(self.step, tensors, facts)
+            elif ranks.first():
+                self.saver.begin(self.step, tensors, facts)
         except checkpoint.NotFinite as problem:
             raise Diverged(f"after step {self.step} {problem}.\n{self._cure()}") from None
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Goes back to what a checkpoint holds. Raises ValueError where it is of another architecture."""
+        tensors = tensors or checkpoint.read_parts(self.saver.run, facts["step"], self.own())
         checkpoint.unpack(tensors, facts["optimizers"], self.model, self.optimizers)
         if self.averaged is not None:
             averaged = {n.removeprefix("averaged."): t for n, t in tensors.items() if n.startswith("averaged.")}
             checkpoint.load_weights(self.averaged, averaged)
         self.step, self.clock.begun, self.accuracy = facts["step"], facts["begun"], facts["accuracy"]
         self.clock.started -= facts["elapsed"]
+
+    def own(self) -> dict[str, Tensor]:
+        """What this process holds, by the names in a checkpoint; for the state of the optimisers, their parameters."""
+        models = {"model": self.model} | ({"averaged": self.averaged} if self.averaged is not None else {})
+        own = {f"{kind}.{name}": t for kind, model in models.items() for name, t in model.state_dict().items()}
+        for number, optimizer in enumerate(self.optimizers):
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            own |= {f"optimizer.{number}.{index}": parameter for index, parameter in enumerate(parameters)}
+        return own
 
     def advance(self, progress: float, side: int | None = None) -> float:
         """One step of training; returns its loss, on a GPU that of the last step whose loss was looked at.
@@ -372,6 +385,7 @@ def _train(
         run.saver.wait()
         images, final = run.step * batches.batch, None
         classifier.provenance.update(seed=config.seed, images=images, val_accuracy=None)
+        classifier = dataclasses.replace(classifier, model=parallel.in_one(classifier.model, config.model))
         ranks.from_first(lambda: classifier.save(folder / "classifier"))
         classifier = Classifier.load(folder / "classifier")
         if not interrupted:  # what is measured is what was saved
