@@ -14,6 +14,9 @@ from types import FrameType
 from vitreous import ranks
 from vitreous.config import RunConfig
 
+ASKED_EVERY_STEP = 8
+"""Processes, at most, that ask each other after every step; twice as many after every second one, and so on."""
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -49,10 +52,13 @@ class Clock:
         return min(1.0, (self.elapsed() - self.begun) / span) if span > 0 else 1.0
 
     def moment(self, step: int, stop: bool) -> Moment:
-        """What the first process reads off this clock, told to all; ``stop`` from any of them is for all."""
-        read = [self.progress(step), self.elapsed()] if ranks.first() else [0.0, 0.0]
-        progress, seconds, stops = ranks.total([*read, float(stop)])
-        return Moment(progress, seconds, stops > 0)
+        """What the first process reads off this clock, told to all; ``stop`` from any of them is for all.
+
+        Among many processes they ask each other about that only now and then, as often as costs little.
+        """
+        progress, seconds = ranks.told([self.progress(step), self.elapsed()])
+        stops = step % math.ceil(ranks.world() / ASKED_EVERY_STEP) == 0 and ranks.anyone(stop)
+        return Moment(progress, seconds, stops)
 
     def check(self) -> None:
         """Refuses a budget that leaves no time to train, and says which would."""

@@ -43,10 +43,10 @@ def train_on(
     automatic choice as the note of a :class:`Progress`; a budget counts from ``started`` (``time.monotonic()``), now
     if not given. Raises ValueError for what the user can mend, before training where that is possible.
 
-    Where torchrun has started the processes again, the run in ``out`` goes on.
+    Where torchrun starts processes again after a failure, a run that is in ``out`` already goes on.
     """
     started = time.monotonic() if started is None else started
-    if ranks.restarted() and ranks.from_first((Path(out) / "config.json").exists):
+    if ranks.from_first(lambda: ranks.restarts() and (Path(out) / "config.json").exists()):
         return resume(out, wish.source, data_root=data_root, watch=watch, started=started)
     ranks.from_first(lambda: vacant(Path(out)))
     with claim(Path(out)):  # a folder that is taken or cannot be written is found before pictures are read
@@ -117,7 +117,7 @@ def resume(
         raise ValueError(f"{run} was trained on {config.data.source!r}, not on {source!r}: name the run with --out")
     with claim(Path(run)):
         data = _read(config.data, config.model.image_size, data_root)
-        notes, weights = list(_notes(data)), _weights(config, data)
+        notes, weights = [f"{run} goes on, with its own settings", *_notes(data)], _weights(config, data)
         return train(config, run, data, resume=True, watch=watch, started=started, notes=notes, weights=weights)
 
 

@@ -52,18 +52,16 @@ def asked() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def restarted() -> bool:
-    """Whether torchrun has started this process again, after a failure."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-
-
 def restarts() -> bool:
-    """Whether torchrun will start the processes again after a failure (``--max-restarts``)."""
+    """Whether torchrun starts the processes again after a failure (``--max-restarts``), or has done so.
+
+    Which of the two nobody knows: each machine counts for itself.
+    """
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
 
 
 def total(values: Sequence[float]) -> list[float]:
-    """The sums of each value over all processes."""
+    """The sums of each value over all processes: on CPUs they pass around a ring, which takes long among many."""
     if not _many():
         return list(values)
     sums = torch.tensor(values, dtype=torch.float64)
@@ -74,6 +72,15 @@ def total(values: Sequence[float]) -> list[float]:
 def anyone(flag: bool) -> bool:
     """Whether ``flag`` is true on any process."""
     return total([float(flag)])[0] > 0
+
+
+def told(values: Sequence[float]) -> list[float]:
+    """The first process's numbers, on every process: they pass through a tree, so that many hear them soon."""
+    if not _many():
+        return list(values)
+    numbers = torch.tensor(values, dtype=torch.float64)
+    dist.broadcast(numbers, src=0)
+    return numbers.tolist()
 
 
 def from_first(call: Callable[[], T]) -> T:
@@ -114,6 +121,8 @@ def joined() -> Iterator[None]:
     with SystemExit. Raises ValueError where the surroundings do not say how to find each other, or where a process
     is gone without a word.
     """
+    if _many() and "gloo" not in dist.get_backend_config():
+        raise ValueError("processes agree by gloo: let the group be made with backend 'cpu:gloo,cuda:nccl'")
     if asked() == 1 or _many():
         yield
         return

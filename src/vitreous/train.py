@@ -364,7 +364,7 @@ def _train(
                 try:
                     look_loss, run.accuracy = measure(classifier, glance, run.plan, stopped)
                 except Stopped:
-                    now = clock.moment(run.step, stop=True)
+                    now = dataclasses.replace(now, stop=True)
                     break
                 accuracy = run.accuracy
                 looked.append(time.perf_counter() - begun)
@@ -373,7 +373,7 @@ def _train(
                 journal.write(**_line(seen, "val", look_loss, accuracy), n=len(glance))
                 tell(dataclasses.replace(seen, phase="evaluate", seconds=clock.elapsed(), accuracy=accuracy))
                 run.learn()
-            saves_now = ranks.anyone(ranks.first() and run.saver.due(occasion=looks_now))
+            (saves_now,) = ranks.told([run.saver.due(occasion=looks_now)])
             if saves_now:
                 run.save()
             if looks_now or saves_now:  # both take time
