@@ -198,7 +198,7 @@ def paper() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description="What several processes cost, beside one.")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="the first is what others are to")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the ways with one process")

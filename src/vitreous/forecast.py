@@ -18,8 +18,9 @@ from typing import Any
 
 from vitreous.config import RunConfig
 from vitreous.data import DataSet
+from vitreous.looks import final_seconds
 from vitreous.models import count_flops
-from vitreous.train import Run, final_seconds
+from vitreous.train import Run
 
 STEPS = 4
 """Steps timed at each picture size, of which the first warms up."""

@@ -16,7 +16,6 @@ import copy
 import dataclasses
 import math
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +33,8 @@ from vitreous.classifier import Classifier
 from vitreous.clock import Clock, stop_signals
 from vitreous.config import RunConfig
 from vitreous.data import DataSet, Images
-from vitreous.device import Plan, choose, hardware, keep_memory, pick_device
+from vitreous.device import choose, hardware, keep_memory, pick_device
+from vitreous.looks import Stopped, final_seconds, measure, some
 from vitreous.models import build_model, count_parameters
 from vitreous.optim import build_optimizers, freeze, lr_at, set_lr
 from vitreous.pace import Pace, candidates
@@ -42,18 +42,10 @@ from vitreous.runs import Journal, claim, discard, prepare
 from vitreous.saving import Saver, newest
 
 LOG_STEPS = 20
-GLANCE = 1000
-"""Validation pictures that are looked at on the way, at most; all of them are at the end."""
-GLANCE_SHARE = 0.02
-"""Of a budget, spent on looking."""
 
 
 class Diverged(ValueError):
     """The loss, or a weight, is no longer a number. The last checkpoint is sound."""
-
-
-class Stopped(Exception):
-    """Somebody asked to stop while validation pictures were looked at."""
 
 
 @dataclass(frozen=True)
@@ -311,7 +303,7 @@ def _train(
         ranks.from_first(lambda: checkpoint.set_aside(folder, run.step))
     classifier = run.classifier(data.name)
     clock.reserve = reserve = final_seconds(classifier, run.validation)
-    glance = run.validation.select(_glance(len(run.validation), clock, config.evaluations))
+    glance = run.validation.select(some(len(run.validation), clock, config.evaluations))
     if not past:
         clock.begun = clock.elapsed()
         try:
@@ -413,31 +405,6 @@ def threads(count: int) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-@torch.no_grad()
-def measure(
-    classifier: Classifier, images: Images, plan: Plan | None = None, stopped: threading.Event | None = None
-) -> tuple[float, float]:
-    """Mean cross entropy and top-1 accuracy; under ``plan`` in the run's number type, without it in fp32.
-
-    Several processes measure a share each, all as many pictures: the last one stands in where some are wanting. Raises
-    Stopped soon after ``stopped`` is set.
-    """
-    classifier.model.eval()
-    count, world = len(images), ranks.world()
-    places = torch.arange(ranks.rank(), world * math.ceil(count / world), world)
-    scores = []
-    with plan.autocast() if plan else contextlib.nullcontext():
-        for part in places.clamp(max=count - 1).split(250):
-            if stopped and ranks.anyone(stopped.is_set()):
-                raise Stopped
-            scores.append(classifier.logits(images.pixels[part]))
-    labels = images.labels[places[places < count]]
-    own = torch.cat(scores)[: len(labels)]
-    loss = F.cross_entropy(own, labels, reduction="sum").item()
-    loss, right = ranks.total([loss, int((own.argmax(dim=1) == labels).sum())])
-    return loss / count, right / count
-
-
 class Smooth:
     """A running mean that forgets, without the bias of its start."""
 
@@ -487,27 +454,6 @@ def check(config: RunConfig, data: DataSet) -> tuple[Images, Images]:
             f"start fewer, or take --set batch={ranks.world()} or more"
         )
     return images, validation
-
-
-def final_seconds(classifier: Classifier, validation: Images) -> float:
-    """How long the last evaluation and saving will take, from a timed part of the former."""
-    part = validation.pixels[:250]
-    seconds = []
-    classifier.model.eval()  # or a batch normalisation would learn from pictures that are not for training
-    for _ in range(2):  # the first call of a kernel is slow
-        start = time.perf_counter()
-        classifier.logits(part)
-        seconds.append(time.perf_counter() - start)
-    return 1.1 * min(seconds) * len(validation) / len(part) / ranks.world() + 0.5
-
-
-def _glance(count: int, clock: Clock, looks: int) -> list[int]:
-    """Places, spread evenly over ``count`` validation pictures, of those that are looked at on the way."""
-    wanted = min(count, GLANCE)
-    if clock.budget is not None and looks:
-        affordable = GLANCE_SHARE * clock.budget / looks * count / clock.reserve
-        wanted = min(wanted, max(200, int(affordable)), count)
-    return [i * count // wanted for i in range(wanted)]
 
 
 @torch.no_grad()

@@ -21,8 +21,9 @@ from vitreous.config import RunConfig
 from vitreous.data import DataSet
 from vitreous.heatmaps import class_map
 from vitreous.lessons.samples import digits
+from vitreous.looks import measure
 from vitreous.optim import OptimConfig
-from vitreous.train import Run, measure
+from vitreous.train import Run
 from vitreous.vit import ViTConfig
 
 STEPS = 300

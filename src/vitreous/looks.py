@@ -1,0 +1,72 @@
+"""Looking at validation pictures: a few on the way, all at the end, and how long that takes."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+
+import torch
+import torch.nn.functional as F
+
+from vitreous import ranks
+from vitreous.classifier import Classifier
+from vitreous.clock import Clock
+from vitreous.data import Images
+from vitreous.device import Plan
+
+GLANCE = 1000
+"""Validation pictures that are looked at on the way, at most; all of them are at the end."""
+GLANCE_SHARE = 0.02
+"""Of a budget, spent on looking."""
+
+
+class Stopped(Exception):
+    """Somebody asked to stop while validation pictures were looked at."""
+
+
+@torch.no_grad()
+def measure(
+    classifier: Classifier, images: Images, plan: Plan | None = None, stopped: threading.Event | None = None
+) -> tuple[float, float]:
+    """Mean cross entropy and top-1 accuracy; under ``plan`` in the run's number type, without it in fp32.
+
+    Several processes measure a share each, all as many pictures: the last one stands in where some are wanting. Raises
+    Stopped soon after ``stopped`` is set.
+    """
+    classifier.model.eval()
+    count, world = len(images), ranks.world()
+    places = torch.arange(ranks.rank(), world * math.ceil(count / world), world)
+    scores = []
+    with plan.autocast() if plan else contextlib.nullcontext():
+        for part in places.clamp(max=count - 1).split(250):
+            if stopped and ranks.anyone(stopped.is_set()):
+                raise Stopped
+            scores.append(classifier.logits(images.pixels[part]))
+    labels = images.labels[places[places < count]]
+    own = torch.cat(scores)[: len(labels)]
+    loss = F.cross_entropy(own, labels, reduction="sum").item()
+    loss, right = ranks.total([loss, int((own.argmax(dim=1) == labels).sum())])
+    return loss / count, right / count
+
+
+def final_seconds(classifier: Classifier, validation: Images) -> float:
+    """How long the last evaluation and saving will take, from a timed part of the former."""
+    part = validation.pixels[:250]
+    seconds = []
+    classifier.model.eval()  # or a batch normalisation would learn from pictures that are not for training
+    for _ in range(2):  # the first call of a kernel is slow
+        start = time.perf_counter()
+        classifier.logits(part)
+        seconds.append(time.perf_counter() - start)
+    return 1.1 * min(seconds) * len(validation) / len(part) / ranks.world() + 0.5
+
+
+def some(count: int, clock: Clock, looks: int) -> list[int]:
+    """Places, spread evenly over ``count`` validation pictures, of those that are looked at on the way."""
+    wanted = min(count, GLANCE)
+    if clock.budget is not None and looks:
+        affordable = GLANCE_SHARE * clock.budget / looks * count / clock.reserve
+        wanted = min(wanted, max(200, int(affordable)), count)
+    return [i * count // wanted for i in range(wanted)]
