@@ -1,7 +1,8 @@
-"""The files of docs/distributed say what they should: they are run with torchrun, SLURM and Kubernetes played."""
+"""docs/distributed.md and its files: they are run with torchrun, SLURM and Kubernetes played, and counted again."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import shutil
@@ -15,7 +16,8 @@ import pytest
 import yaml
 from PIL import Image
 
-FILES = Path(__file__).parent.parent / "docs" / "distributed"
+ROOT = Path(__file__).parent.parent
+FILES = ROOT / "docs" / "distributed"
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="the files are for bash")
 
@@ -80,6 +82,12 @@ def test_kubernetes_starts_one_torchrun_a_pod_that_finds_the_first_by_name(playe
     given |= {"DATA": "/data/pets", "RUN": "/runs/pets"}
     words = said([*container["command"], *container["args"]], {**played, **given})
     check(words, job["spec"]["completions"], f"{name}-0.{service['metadata']['name']}:29500")
+
+
+def test_what_is_on_paper_is_what_the_cost_model_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    table = importlib.import_module("distributed").paper()
+    assert table in (ROOT / "docs" / "distributed.md").read_text(), "docs/distributed.md: put its table anew"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")

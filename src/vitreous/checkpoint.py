@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vitreous import ranks, sealed, shards
+from vitreous import parts, ranks, sealed
 
 FORMAT = 1
 KEEP = 2
@@ -70,12 +70,12 @@ def save_parts(run: Path, step: int, tensors: Mapping[str, Tensor], state: Mappi
     target = _folder(run, step)
     if ranks.from_first(lambda: target.exists() and not _problem(target)):
         return target
-    parts = [shards.local(tensor) for tensor in tensors.values() if tensor.is_floating_point()]
-    if ranks.anyone(not all(part.isfinite().all() for part in parts)):
+    held = [parts.local(tensor) for tensor in tensors.values() if tensor.is_floating_point()]
+    if ranks.anyone(not all(tensor.isfinite().all() for tensor in held)):
         raise NotFinite("a weight or a moment holds NaN or infinite values; the checkpoint before is sound")
     with contextlib.ExitStack() as first:
         partial = ranks.from_first(lambda: first.enter_context(sealed.writing(target, FORMAT)))
-        shards.write(partial, tensors)
+        parts.write(partial, tensors)
         if ranks.first():
             _write_state(partial, step, state)
     ranks.from_first(lambda: _tidy(run, keep))
@@ -84,7 +84,7 @@ def save_parts(run: Path, step: int, tensors: Mapping[str, Tensor], state: Mappi
 
 def read_parts(run: Path, step: int, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What :func:`save_parts` wrote, in parts again as the tensors of ``own`` are, however many processes there are."""
-    return shards.read(_folder(run, step), own)
+    return parts.read(_folder(run, step), own)
 
 
 def latest(
@@ -196,7 +196,7 @@ def unpack(tensors: Mapping[str, Tensor], plain: list[Any], model: nn.Module, op
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 for entry, tensor in optimizer.state[parameter].items():
-                    tensor = shards.part(tensor, parameter) if tensor.shape == parameter.shape else tensor
+                    tensor = parts.part(tensor, parameter) if tensor.shape == parameter.shape else tensor
                     if tensor.shape == parameter.shape:  # fused kernels go by memory order, which a file does not keep
                         optimizer.state[parameter][entry] = torch.empty_like(parameter).copy_(tensor)
 
@@ -207,7 +207,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     if problems:
         raise ValueError(f"these weights belong to another architecture: {listed(problems)}")
     own = model.state_dict()
-    model.load_state_dict({name: shards.part(tensor, own[name]) for name, tensor in tensors.items()})
+    model.load_state_dict({name: parts.part(tensor, own[name]) for name, tensor in tensors.items()})
 
 
 def differences(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from vitreous import shards
+from vitreous import parts
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
     if config.name == "adamw":
         adamw += by_rate("matrices", config.lr, config.weight_decay)
     elif groups["matrices"]:
-        kind = WholeMuon if shards.sharded(groups["matrices"][0]) else torch.optim.Muon
+        kind = WholeMuon if parts.sharded(groups["matrices"][0]) else torch.optim.Muon
         muon = kind(
             by_rate("matrices", config.muon_lr, config.weight_decay),
             lr=config.muon_lr,
@@ -134,13 +134,13 @@ class WholeMuon(torch.optim.Muon):
                 if rows.grad is None:
                     continue
                 momentum = self.state[rows].setdefault("momentum_buffer", torch.zeros_like(rows))
-                whole = nn.Parameter(shards.whole(rows))
-                whole.grad = shards.whole(rows.grad)
+                whole = nn.Parameter(parts.whole(rows))
+                whole.grad = parts.whole(rows.grad)
                 alone = torch.optim.Muon([whole], **settings)
-                alone.state[whole]["momentum_buffer"] = shards.whole(momentum)
+                alone.state[whole]["momentum_buffer"] = parts.whole(momentum)
                 alone.step()
-                rows.copy_(shards.part(whole.detach(), rows))
-                momentum.copy_(shards.part(alone.state[whole]["momentum_buffer"], momentum))
+                rows.copy_(parts.part(whole.detach(), rows))
+                momentum.copy_(parts.part(alone.state[whole]["momentum_buffer"], momentum))
 
 
 def set_lr(optimizers: list[Optimizer], factor: float) -> None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vitreous import ranks, shards
+from vitreous import parts, ranks
 from vitreous.models import ModelConfig, build_model, count_parameters
 from vitreous.vit import Block
 
@@ -69,9 +69,9 @@ def in_parts(model: nn.Module) -> None:
 
 def in_one(model: nn.Module, config: ModelConfig) -> nn.Module:
     """The model as one process would have it: itself, or its parts put together in another one, on the CPU."""
-    if not any(shards.sharded(parameter) for parameter in model.parameters()):
+    if not any(parts.sharded(parameter) for parameter in model.parameters()):
         return model
-    weights = {name: shards.whole(tensor).cpu() for name, tensor in model.state_dict().items()}
+    weights = {name: parts.whole(tensor).cpu() for name, tensor in model.state_dict().items()}
     with torch.random.fork_rng(devices=[]):
         together = build_model(config).eval()
     together.load_state_dict(weights)

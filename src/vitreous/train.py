@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vitreous
-from vitreous import checkpoint, origin, parallel, ranks, shards
+from vitreous import checkpoint, origin, parallel, parts, ranks
 from vitreous.batches import Batches
 from vitreous.classifier import Classifier
 from vitreous.clock import Clock, stop_signals
@@ -171,7 +171,7 @@ class Run:
             "machine": origin.machine(),
         }
         try:
-            if any(shards.sharded(tensor) for tensor in tensors.values()):
+            if any(parts.sharded(tensor) for tensor in tensors.values()):
                 self.saver.together(self.step, tensors, facts)
             elif ranks.first():
                 self.saver.begin(self.step, tensors, facts)
