@@ -14,18 +14,21 @@ from vitreous.models import build_model, count_flops, count_parameters
 from vitreous.vit import ViTConfig
 
 
-@pytest.mark.parametrize("stem", ["patch", "conv"])
+STEMS = [("patch", 0), ("conv", 0), ("conv", 1), ("conv", 2)]
+
+
+@pytest.mark.parametrize(("stem", "early"), STEMS)
 @pytest.mark.parametrize("side", [16, 32, 64])
-def test_operations_are_those_that_torch_counts(stem: str, side: int) -> None:
-    config = ViTConfig(depth=3, stem=stem)
+def test_operations_are_those_that_torch_counts(stem: str, early: int, side: int) -> None:
+    config = ViTConfig(depth=3, stem=stem, stem_early=early)
     batch = 10_000  # so that the update, once a step, does not count
     counted = TRAINING * batch * count_flops(config, side)
     assert step_cost(config, batch, side).flops == pytest.approx(counted, rel=0.03)
 
 
-@pytest.mark.parametrize("stem", ["patch", "conv"])
-def test_parameters_are_those_of_the_model_but_for_positions_and_head(stem: str) -> None:
-    config = ViTConfig(stem=stem)
+@pytest.mark.parametrize(("stem", "early"), STEMS)
+def test_parameters_are_those_of_the_model_but_for_positions_and_head(stem: str, early: int) -> None:
+    config = ViTConfig(stem=stem, stem_early=early)
     assert step_cost(config, 1).parameters == pytest.approx(count_parameters(build_model(config)), rel=0.02)
 
 

@@ -69,7 +69,7 @@ def exported(run: Path, *words: object) -> tuple[Outcome, dict[str, Any]]:
 # Programs
 
 KINDS = {
-    "learned, conv stem": vit(stem="conv"),
+    "learned, conv stem": vit(stem="conv", stem_early=1),
     "learned, gray, layer scale, mean": vit(channels=1, layer_scale=True, pool="mean"),
     "rope, registers": vit(positions="rope", registers=2),
     "alibi, conv stem": vit(positions="alibi", stem="conv", stem_norm="picture", depth=1),

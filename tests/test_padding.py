@@ -33,12 +33,17 @@ def pictures(sizes: list[tuple[int, int]] = SIZES) -> list[Tensor]:
     return [torch.randn(3, *size, generator=generator) for size in sizes]
 
 
-@pytest.mark.parametrize(("stem", "norm"), [("patch", "batch"), ("conv", "batch"), ("conv", "picture")])
+@pytest.mark.parametrize(
+    ("stem", "norm", "early"),
+    [("patch", "batch", 0), ("conv", "batch", 0), ("conv", "picture", 0), ("conv", "batch", 1), ("conv", "picture", 1)],
+)
 @pytest.mark.parametrize("pool", ["class", "mean"])
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_a_padded_picture_gives_the_scores_of_the_unpadded(kind: str, pool: str, stem: str, norm: str) -> None:
-    vit = model(positions=kind, pool=pool, stem=stem, stem_norm=norm, registers=1)
+def test_a_padded_picture_gives_the_scores_of_the_unpadded(
+    kind: str, pool: str, stem: str, norm: str, early: int
+) -> None:
+    vit = model(positions=kind, pool=pool, stem=stem, stem_norm=norm, stem_early=early, registers=1)
     alone = torch.cat([vit(picture[None]) for picture in pictures()])
     assert alone.std(dim=0).min() > 1e-3  # they are told apart
     batch, sizes = pad(pictures())
@@ -58,7 +63,7 @@ def test_more_padding_and_what_is_in_it_change_nothing(path: str) -> None:
 
 
 def test_a_stem_that_normalises_each_picture_alone_trains_on_padded_pictures_as_on_each_alone() -> None:
-    vit = model(positions="rope", stem="conv", stem_norm="picture").train()
+    vit = model(positions="rope", stem="conv", stem_norm="picture", stem_early=1).train()
     torch.cat([vit(picture[None]) for picture in pictures()]).square().sum().backward()
     alone = {name: p.grad.clone() for name, p in vit.named_parameters() if p.grad is not None}
     vit.zero_grad()

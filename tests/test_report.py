@@ -182,7 +182,10 @@ def test_filters_and_their_components() -> None:
     assert (np.diff(shares) <= 1e-12).all()
     conv = insides.filters(ViT(ViTConfig(width=32, stem="conv")))
     assert conv is not None
-    assert conv.shape[1:] == (3, 3, 3)
+    assert conv.shape == (16, 3, 3, 3)
+    early = insides.filters(ViT(ViTConfig(width=128, stem="conv", stem_early=1)))
+    assert early is not None
+    assert early.shape == (16, 3, 3, 3)
 
 
 def test_positions_are_most_like_themselves() -> None:

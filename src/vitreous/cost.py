@@ -10,11 +10,11 @@ Symbols as in vit.py: B batch, N tokens, D width, A heads, L depth, r MLP ratio.
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 
 from vitreous.models import ModelConfig
+from vitreous.stems import narrowest, stage_widths
 from vitreous.vit import ViTConfig
 
 TRAINING = 3
@@ -114,21 +114,32 @@ def _stem(config: ViTConfig, batch: int, side: int, patches: int, width_of_numbe
             width_of_number * batch * patches * (row + width),
             row * width,
         )
-    stages = max(1, int(math.log2(config.patch_size)))
-    widths = [config.channels] + [max(1, width // 2 ** (stages - 1 - i)) for i in range(stages)]
-    total = Cost(0, 0, STARTED_A_BLOCK, 0, 0)
-    places = batch * side**2
-    for number, (before, after) in enumerate(itertools.pairwise(widths)):
-        times = TRAINING if number else 2
+    total, places, channels = Cost(0, 0, STARTED_A_BLOCK, 0, 0), batch * side**2, config.channels
+    if config.stem_early:
+        total += _convolution(channels, narrowest(width), places, TRAINING - 1, width_of_number)
+        channels = narrowest(width)
+    widths = stage_widths(config.patch_size, width, config.stem_early)
+    for number, after in enumerate(widths, start=1):
+        times = TRAINING - (channels == config.channels)  # no gradient by the pixels
+        total += _convolution(channels, after, places, times, width_of_number)
+        places, channels = places // (4 if config.patch_size > 1 else 1), after
         values = places * after
-        total += Cost(times * 2 * places * 9 * before * after, 16 * values, 20, width_of_number * 3 * values, 0)
-        total += Cost(0, 0, 0, 0, 9 * before * after + 2 * after)
-        places //= 4 if config.patch_size > 1 else 1
-    values = batch * patches * width
-    layer = Cost(TRAINING * 2 * values * 9 * width, 24 * values, 25, width_of_number * 4 * values, 9 * width**2)
-    for _ in range(config.stem_depth):
-        total += layer
+        residual = Cost(TRAINING * 2 * values * 9 * after, 24 * values, 25, width_of_number * 4 * values, 9 * after**2)
+        for _ in range(config.stem_depth if number == len(widths) else config.stem_early):
+            total += residual
     return total
+
+
+def _convolution(channels: int, out: int, places: int, times: int, width_of_number: int) -> Cost:
+    """A 3 x 3 convolution and a normalisation; ``times`` its operations forwards are a whole step's."""
+    values = places * out
+    return Cost(
+        times * 2 * values * 9 * channels,
+        16 * values,
+        20,
+        width_of_number * 3 * values,
+        9 * channels * out + 2 * out,
+    )
 
 
 def _update(config: ViTConfig, parameters: float) -> Cost:

@@ -145,15 +145,18 @@ def model_for(family: str, size: str, stem: str | None, side: int, channels: int
             widths = widths[1:]
         return CNNConfig(family, side, channels, classes, widths, depth)
     stem, dial = stem or "conv", PRESETS[size]
+    light = stem == "conv" and size == "nano"  # where time is short, convolutions repay it before blocks do
     return ViTConfig(
         image_size=side,
         patch_size=patch_for(side),
         channels=channels,
         classes=classes,
         width=dial["width"],
-        depth=2 if stem == "conv" and size == "nano" else dial["depth"],
+        depth=2 if light else dial["depth"],
         heads=dial["heads"],
+        mlp_ratio=2.0 if light else 4.0,
         stem=stem,
+        stem_early=1 if stem == "conv" else 0,
     )
 
 

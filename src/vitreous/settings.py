@@ -27,7 +27,7 @@ FROM_DATA = ("data.source", "model.classes", "model.channels")
 """Settings that DATA decides, whatever a file says."""
 BESIDE = {
     "size": ("model.width", "model.depth", "model.heads", "model.widths"),
-    "stem": ("model.stem", "model.stem_depth"),
+    "stem": ("model.stem", "model.stem_depth", "model.stem_early"),
     "any_size": ("sizes", "phases"),
     "freeze": ("optim.freeze",),
 }

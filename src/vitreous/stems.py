@@ -83,15 +83,21 @@ class ConvStem(nn.Module):
     """Overlapping convolutions, a pool for each halving of the sides, then residual convolutions on the token grid.
 
     After Hassani et al. 2021 (Compact Transformers) and Xiao et al. 2021 (early convolutions help transformers see
-    better). A patch side of P = 2^n takes n pools.
+    better). A patch side of P = 2^n takes n pools. With ``early``, a narrow convolution reads the pixels first, and that
+    many residual convolutions stand between the pools as well: more is seen before the tokens, at about the same cost.
     """
 
-    def __init__(self, channels: int, patch: int, width: int, depth: int, norm: str = "batch") -> None:
+    def __init__(self, channels: int, patch: int, width: int, depth: int, norm: str = "batch", early: int = 0) -> None:
         super().__init__()
-        stages = max(1, int(math.log2(patch)))
         self.pool = patch > 1
-        widths = [channels] + [max(1, width // 2 ** (stages - 1 - i)) for i in range(stages)]
-        self.stages = nn.ModuleList(ConvNorm(a, b, norm) for a, b in itertools.pairwise(widths))
+        widths = stage_widths(patch, width, early)
+        if early:
+            self.first = ConvNorm(channels, narrowest(width), norm)
+        channels = narrowest(width) if early else channels
+        self.stages = nn.ModuleList(ConvNorm(a, b, norm) for a, b in itertools.pairwise([channels, *widths]))
+        self.early = nn.ModuleList(
+            nn.ModuleList(ConvNorm(between, between, norm) for _ in range(early)) for between in widths[:-1]
+        )
         self.residual = nn.ModuleList(ConvNorm(width, width, norm) for _ in range(depth))
 
     def forward(self, images: Tensor, real: Tensor | None = None) -> Tensor:
@@ -100,12 +106,23 @@ class ConvStem(nn.Module):
         So a picture meets the same zeros at its border whether it is padded or not, and gives the same tokens; in
         training mode batch normalisation still counts the padding in its statistics.
         """
-        x = images
-        for stage in self.stages:
+        x = _keep(F.gelu(self.first(images, real=real)), real) if hasattr(self, "first") else images
+        for stage, layers in zip(self.stages, [*self.early, self.residual], strict=True):
             x = _keep(F.gelu(stage(x, self.pool, real)), real)
-        for layer in self.residual:
-            x = _keep(x + F.gelu(layer(x, real=real)), real)
+            for layer in layers:
+                x = _keep(x + F.gelu(layer(x, real=real)), real)
         return x
+
+
+def narrowest(width: int) -> int:
+    """Channels of the convolution that reads the pixels, where the stem has early layers."""
+    return max(8, width // 8)
+
+
+def stage_widths(patch: int, width: int, early: int) -> list[int]:
+    """Channels after each stage, the last ``width``; each has half the next one's, or 3/8 with early layers."""
+    stages, share = max(1, int(math.log2(patch))), 3 / 8 if early else 1 / 2
+    return [max(1, int(width * share ** (stages - 1 - i))) for i in range(stages)]
 
 
 def places(x: Tensor, real: Tensor | None) -> Tensor | None:

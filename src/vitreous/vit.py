@@ -189,6 +189,8 @@ class ViTConfig:
     """``patch``: one strided convolution; ``conv``: overlapping convolutions and pools."""
     stem_depth: int = 2
     """Residual convolutions on the token grid; in the conv stem only."""
+    stem_early: int = 0
+    """Residual convolutions between the pools, behind a narrow first one; 0 for the stem of Hassani et al. 2021."""
     stem_norm: str = "batch"
     """``batch`` normalisation, or ``picture``: each picture alone, for several picture sizes; in the conv stem only."""
     pool: str = "class"
@@ -208,8 +210,9 @@ class ViTConfig:
         for name in ("image_size", "patch_size", "channels", "classes", "width", "depth", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if self.registers < 0:
-            raise ValueError(f"registers is {self.registers}: it must be 0 or more")
+        for name in ("registers", "stem_depth", "stem_early"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be 0 or more")
         for name in ("mlp_ratio", "norm_eps"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
@@ -238,8 +241,6 @@ class ViTConfig:
                 f"the conv stem halves the sides, so patch_size {self.patch_size} must be a power of 2: "
                 f"change it, or use the patch stem"
             )
-        if self.stem_depth < 0:
-            raise ValueError(f"stem_depth is {self.stem_depth}: it must be 0 or more")
         KINDS[self.positions].check(self.width, self.heads)
 
     @property
@@ -277,7 +278,9 @@ class ViT(nn.Module):
         self.patch_embed = (
             PatchEmbed(config.channels, config.patch_size, config.width)
             if config.stem == "patch"
-            else ConvStem(config.channels, config.patch_size, config.width, config.stem_depth, config.stem_norm)
+            else ConvStem(
+                config.channels, config.patch_size, config.width, config.stem_depth, config.stem_norm, config.stem_early
+            )
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.pool == "class" else None
         self.reg_token = nn.Parameter(torch.zeros(1, config.registers, config.width)) if config.registers else None
