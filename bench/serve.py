@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -61,17 +62,33 @@ def start(run: Path) -> tuple[subprocess.Popen[str], int]:
     return process, int(found[1])
 
 
-async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, body: bytes) -> tuple[int, bytes]:
-    """One request on a connection that is kept: status and body."""
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    writer.write(head + body)
+async def ask(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, body: bytes, kind: str = "image/png"
+) -> tuple[int, bytes, bytes]:
+    """One request on a connection that is kept: status, head and body of the answer."""
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
     answer = await reader.readuntil(b"\r\n\r\n")
     found = re.search(rb"content-length: (\d+)", answer)
     assert found
-    return int(answer[9:12]), await reader.readexactly(int(found[1]))
+    return int(answer[9:12]), answer, await reader.readexactly(int(found[1]))
 
 
-async def load(port: int, path: str, clients: int, seconds: float, bodies: list[bytes], truth: Any) -> dict[str, Any]:
+def right(answer: Any, truth: np.ndarray) -> bool:
+    """Whether an answer of ours holds these logits."""
+    return bool(np.allclose(np.array(answer["logits"]), truth, rtol=TOLERANCE, atol=TOLERANCE))
+
+
+async def load(
+    port: int,
+    path: str,
+    clients: int,
+    seconds: float,
+    bodies: list[bytes],
+    truth: Any,
+    kind: str = "image/png",
+    right: Callable[[Any, Any], bool] = right,
+) -> dict[str, Any]:
     """What so many clients get done, each asking as soon as it was answered."""
     times: list[float] = []
     statuses: dict[int, int] = {}
@@ -83,12 +100,11 @@ async def load(port: int, path: str, clients: int, seconds: float, bodies: list[
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         turn = number
         while (started := time.perf_counter()) < end:
-            status, answer = await ask(reader, writer, path, bodies[turn % PICTURES])
+            status, _, answer = await ask(reader, writer, path, bodies[turn % PICTURES], kind)
             times.append(time.perf_counter() - started)
             statuses[status] = statuses.get(status, 0) + 1
             if status == 200:
-                logits = np.array(json.loads(answer)["logits"])
-                wrong += not np.allclose(logits, truth[turn % PICTURES], rtol=TOLERANCE, atol=TOLERANCE)
+                wrong += not right(json.loads(answer), truth[turn % PICTURES])
             turn += clients
         writer.close()
 
