@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from vitreous.arrays import flatten_patches
 from vitreous.cli import app
-from vitreous.lessons import draw, page, shelf
+from vitreous.lessons import draw, own, page, shelf
 from vitreous.lessons.jupyter import INSTALL, cells, jupyter
 from vitreous.lessons.live import accuracy_at, learn, recipe, trained
 from vitreous.lessons.samples import SAMPLES, digits, sample
@@ -129,6 +129,63 @@ def test_ones_own_picture_is_cut_to_the_square() -> None:
     assert sample("flower", 16, buffer.getvalue()).tolist() == np.full((16, 16, 3), (10, 20, 30)).tolist()
 
 
+class Upload:
+    """As marimo's control of that name."""
+
+    def __init__(self, *files: bytes) -> None:
+        self.value = files
+
+    def contents(self) -> bytes:
+        return self.value[0]
+
+
+class Webcam:
+    """As marimo wraps the widget."""
+
+    def __init__(self, taken: bytes = b"") -> None:
+        self.value = {"picture": f"data:image/png;base64,{base64.b64encode(taken).decode()}" if taken else ""}
+
+
+def encoded(picture: Image.Image) -> bytes:
+    buffer = BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_the_webcams_picture_comes_before_the_file_and_the_file_before_the_sample() -> None:
+    red, blue = (encoded(Image.new("RGB", (9, 9), colour)) for colour in ((200, 0, 0), (0, 0, 200)))
+    for camera, upload, first in [
+        (Webcam(red), Upload(blue), [200, 0, 0]),
+        (Webcam(), Upload(blue), [0, 0, 200]),
+        (None, Upload(blue), [0, 0, 200]),
+        (None, Upload(), sample("flower", 8)[0, 0].tolist()),
+    ]:
+        image, trouble = own.picture("flower", 8, upload, camera)
+        assert (image[0, 0].tolist(), trouble) == (first, "")
+
+
+def test_a_file_that_is_no_picture_is_told_and_the_sample_stands_in() -> None:
+    image, trouble = own.picture("flower", 8, Upload(b"no picture"), None)
+    np.testing.assert_array_equal(image, sample("flower", 8))
+    assert trouble.startswith("That file cannot be shown: not a JPEG")
+    assert own.digit(8, Upload(b"no picture"), None)[1].startswith("That file cannot be shown: not a JPEG")
+
+
+@pytest.mark.parametrize(("paper", "pen"), [(250, 20), (30, 240)])
+def test_a_written_digit_is_brought_to_bright_ink_on_black_that_fills_the_square(paper: int, pen: int) -> None:
+    sheet = Image.new("L", (300, 200), paper)
+    sheet.paste(pen, (200, 60, 212, 140))  # a one, at the right
+    (found, trouble) = own.digit(16, Upload(encoded(sheet)), None)
+    assert found is not None
+    assert (found.shape, found.dtype, trouble) == ((1, 1, 16, 16), torch.uint8, "")
+    inked = found[0, 0] > 128
+    assert inked.any(dim=1).sum() >= 12  # from top to bottom
+    assert inked.any(dim=0).nonzero().flatten().tolist() in ([7, 8], [6, 7, 8, 9])  # in the middle
+    assert found[0, 0, :, :5].max() == 0
+    assert own.digit(16, Upload(), None) == (None, "")
+    assert own.digit(16, Upload(encoded(Image.new("L", (9, 9), paper))), None)[1].startswith("There is nothing")
+
+
 def test_a_sample_that_is_not_there_is_named() -> None:
     with pytest.raises(ValueError, match=r"'rose'.*flower, temple, digit"):
         sample("rose", 16)
@@ -182,12 +239,13 @@ def test_curves_bars_and_numbers_are_drawn_even_where_there_is_nothing() -> None
     assert str(draw.beside(draw.bars({"cat": 1.0}), width=100)).startswith("<div")
 
 
-def test_an_exported_page_needs_no_script_and_nothing_from_elsewhere(tmp_path: Path) -> None:
+def test_an_exported_page_holds_all_it_needs(tmp_path: Path) -> None:
     (written,) = page.export(tmp_path, "patches")
     text = written.read_text()
     assert written.name == "patches.html"
-    for foreign in ("<script", "<link", "src=", "http://", "https://", "marimo-ui-element", "url("):
+    for foreign in ("<link", "src=", "http://", "https://", "marimo-ui-element", "url(", "import "):
         assert foreign not in text
+    assert text.count("<script") == 1  # that of the reader's own picture; where none is taken there is no script
     assert "Patch side: 4" in text
     assert "Largest difference" in text
     assert len(text) < 400_000

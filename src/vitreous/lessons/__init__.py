@@ -6,6 +6,7 @@ page.py      a lesson as one HTML page that needs no script and no network
 jupyter.py   a lesson as a Jupyter notebook
 draw.py      arrays as large pixelated pictures, numbers, matrices to hover, curves
 samples.py   the pictures they look at
+own.py       the reader's own: a file, or the webcam (camera.js)
 live.py      training that one can watch
 checks.py    checks of the exercises, which answer in words
 answers.py   for instructors

@@ -59,7 +59,7 @@ def _ask(function: Function, *arguments: Any) -> Any:
     except Exception as problem:  # whatever a beginner's function does, the page goes on
         return not_yet(f"The function stops with {type(problem).__name__}: {problem}")
     if value is None or value is Ellipsis:
-        return not_yet("The function returns nothing so far. Write your line in place of the dots.")
+        return not_yet("The function returns nothing so far. In the notebook, write your line in place of the dots.")
     try:
         answer = np.asarray(value)
     except (TypeError, ValueError, RuntimeError):

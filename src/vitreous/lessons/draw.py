@@ -214,7 +214,8 @@ def lines(
     body = f'<path d="M60 15V200H545" fill="none" stroke="{INK}" stroke-opacity="0.4"/>'
     for value in (low, (low + high) / 2, high):
         body += _text(54, float(at(left, value).split(",")[1]) + 4, f"{value:.3g}", "end")
-    for value in (left, (left + right) / 2, right):
+    middle = (left + right) / 2
+    for value in (left, middle if right - left < 4 else round(middle), right):  # columns and steps are whole
         body += _text(float(at(value, low).split(",")[0]), 217, f"{value:.4g}", "middle")
     body += _text(300, 236, x, "middle") + _text(64, 12, y, "start")
     for i, (name, points) in enumerate(series.items()):

@@ -1,7 +1,8 @@
-"""A lesson as one HTML page: run once, drawings and words kept, no script, no font and no picture from elsewhere.
+"""A lesson as one HTML page: run once, drawings and words kept, nothing from elsewhere.
 
-Sliders cannot move without a script; in their place stands what they were set to. Hovering the attention matrix still
-works, since it is style alone.
+Sliders cannot move without a server; in their place stands what they were set to. Hovering the attention matrix still
+works, since it is style alone. Where a lesson takes a picture of the reader's own, a script does so in its last section
+(alone.js), which is all the script there is.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import importlib.util
 import json
 import re
 import sys
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from vitreous.lessons.own import camera_script
 from vitreous.lessons.shelf import LESSONS, need_marimo, notebook
 
 STYLE = """
@@ -26,7 +29,11 @@ code{background:var(--tint);padding:.1em .3em;border-radius:3px;font-size:.9em}
 table{border-collapse:collapse;margin:auto}td,th{padding:.2em .9em;border-bottom:1px solid #8884}
 a{color:inherit}.control{display:inline-block;background:var(--tint);border-radius:4px;padding:.1em .6em;margin:.2em}
 .markdown{display:block}.paragraph{display:block;margin:.8em 0}
+#own canvas{max-width:100%;border:1px solid #8884;touch-action:pan-y}#own input,#own select{font:inherit}
+#own .controls{display:flex;flex-wrap:wrap;gap:.5em 1.2em}
 """
+OWN = ("arrays", "patches")
+"""Lessons that take a picture of the reader's own, of any kind."""
 ELEMENT = re.compile(r"<marimo-ui-element[^>]*>\s*<(marimo-[\w-]+)(.*?)>.*?</\1>\s*</marimo-ui-element>", re.DOTALL)
 ATTRIBUTE = re.compile(r"data-([\w-]+)=(?:'([^']*)'|\"([^\"]*)\")")
 
@@ -44,6 +51,7 @@ def export(folder: Path, name: str | None = None) -> list[Path]:
     for each, source in zip(names, sources, strict=True):
         outputs, _ = load(source).run()
         body = "\n".join(static(output) for output in outputs if output is not None)
+        body += _own() if each in OWN else ""
         links = " ".join(f'<a href="{n}.html">{html.escape(LESSONS[n])}</a>' for n in names) if len(names) > 1 else ""
         path = folder / f"{each}.html"
         path.write_text(
@@ -55,6 +63,13 @@ def export(folder: Path, name: str | None = None) -> list[Path]:
         )
         written.append(path)
     return written
+
+
+def _own() -> str:
+    """The section in which a reader's own picture becomes pixels and patches."""
+    script = camera_script().replace("export function", "function")
+    script += (resources.files("vitreous.lessons") / "alone.js").read_text(encoding="utf-8")
+    return f'<section id="own"></section><script type="module">\n{script}</script>'
 
 
 def load(source: Path) -> Any:

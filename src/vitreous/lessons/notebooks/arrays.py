@@ -10,8 +10,8 @@ with app.setup:
     import numpy as np
 
     from vitreous.arrays import block_mean, channels, downsample, mosaic
-    from vitreous.lessons import checks, draw
-    from vitreous.lessons.samples import SAMPLES, digits, sample
+    from vitreous.lessons import checks, draw, own
+    from vitreous.lessons.samples import SAMPLES, digits
 
 
 @app.cell(hide_code=True)
@@ -22,7 +22,8 @@ def _():
     A machine does not see a flower. It sees a box of numbers.
     Here you take such a box into your hands: index it, slice it, change it, shrink it.
 
-    Everything on this page moves when you move a slider. In Jupyter, change the `value=` of a slider and run on.
+    Everything on this page moves when you move a slider. In Jupyter, change the `value=` of a slider and run on;
+    a picture of your own is `image = own.sample("flower", 48, open("me.jpg", "rb").read())` there.
     """)
     return
 
@@ -31,14 +32,16 @@ def _():
 def _():
     which = mo.ui.dropdown(SAMPLES, value="flower", label="Picture")
     side = mo.ui.slider(steps=[16, 32, 48, 64, 96, 128], value=48, label="Pixels a side", show_value=True)
-    upload = mo.ui.file(filetypes=[".png", ".jpg", ".jpeg", ".webp"], label="or one of your own")
-    mo.hstack([which, side, upload], justify="start", gap=2)
-    return side, upload, which
+    upload = mo.ui.file(filetypes=own.FILES, label="or one of your own")
+    camera = own.webcam()
+    mo.hstack([which, side, upload, camera or ""], justify="start", gap=2, wrap=True)
+    return camera, side, upload, which
 
 
 @app.cell
-def _(side, upload, which):
-    image = sample(which.value, side.value, upload.contents() if upload.value else None)
+def _(camera, side, upload, which):
+    image, _trouble = own.picture(which.value, side.value, upload, camera)
+    mo.md(_trouble)
     return (image,)
 
 

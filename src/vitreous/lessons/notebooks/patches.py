@@ -11,8 +11,8 @@ with app.setup:
     import torch
 
     from vitreous.arrays import flatten_patches, mosaic, patchify, unpatchify
-    from vitreous.lessons import checks, draw
-    from vitreous.lessons.samples import SAMPLES, sample
+    from vitreous.lessons import checks, draw, own
+    from vitreous.lessons.samples import SAMPLES
     from vitreous.vit import PatchEmbed
 
 
@@ -32,16 +32,18 @@ def _():
     which = mo.ui.dropdown(SAMPLES[:2], value="temple", label="Picture")
     side = mo.ui.slider(steps=[16, 32, 64], value=32, label="Pixels a side", show_value=True)
     patch_side = mo.ui.slider(steps=[1, 2, 4, 8], value=4, label="Patch side", show_value=True)
-    upload = mo.ui.file(filetypes=[".png", ".jpg", ".jpeg", ".webp"], label="or one of your own")
-    mo.hstack([which, side, patch_side, upload], justify="start", gap=2)
-    return patch_side, side, upload, which
+    upload = mo.ui.file(filetypes=own.FILES, label="or one of your own")
+    camera = own.webcam()
+    mo.hstack([which, side, patch_side, upload, camera or ""], justify="start", gap=2, wrap=True)
+    return camera, patch_side, side, upload, which
 
 
 @app.cell
-def _(patch_side, side, upload, which):
-    image = sample(which.value, side.value, upload.contents() if upload.value else None)
+def _(camera, patch_side, side, upload, which):
+    image, _trouble = own.picture(which.value, side.value, upload, camera)
     patch = patch_side.value
     patches = patchify(image, patch)
+    mo.md(_trouble)
     return image, patch, patches
 
 

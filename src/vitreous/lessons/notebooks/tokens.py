@@ -15,7 +15,7 @@ with app.setup:
 
     from vitreous.arrays import mosaic, patchify, unpatchify
     from vitreous.heatmaps import class_attention
-    from vitreous.lessons import checks, draw
+    from vitreous.lessons import checks, draw, own
     from vitreous.lessons.live import STEPS, trained
     from vitreous.lessons.samples import digits
 
@@ -53,15 +53,19 @@ def _(steps):
 @app.cell
 def _():
     number = mo.ui.slider(0, 59, value=31, label="Which digit", show_value=True)
-    number
-    return (number,)
+    upload = mo.ui.file(filetypes=own.FILES, label="or one that you have written")
+    camera = own.webcam()
+    mo.hstack([number, upload, camera or ""], justify="start", gap=2, wrap=True)
+    return camera, number, upload
 
 
 @app.cell
-def _(classifier, number, pictures):
-    pixels = pictures[number.value : number.value + 1]  # (1, 1, 16, 16)
+def _(camera, classifier, number, pictures, upload):
+    _written, _trouble = own.digit(classifier.size, upload, camera)
+    pixels = pictures[number.value : number.value + 1] if _written is None else _written  # (1, 1, 16, 16)
     image = pixels[0].permute(1, 2, 0).numpy()
     inputs = classifier.prepare(pixels)
+    mo.md(_trouble)
     return image, inputs, pixels
 
 
