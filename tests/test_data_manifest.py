@@ -54,6 +54,26 @@ def test_every_form_of_a_table_gives_the_same_pictures(photos: Path, form: str) 
     assert tree_hash(photos) == before
 
 
+def test_a_suffix_may_be_missing_if_it_is_the_same_for_all(photos: Path) -> None:
+    rows = [(name.removesuffix(".png"), label) for name, label in ROWS]
+    data = load(table(photos.parent / "a.csv", rows, "id,breed"), val_fraction=0)
+    assert counts(data) == {"train": [3, 3]}
+
+
+def test_pictures_that_are_all_elsewhere_are_asked_for(photos: Path, tmp_path: Path) -> None:
+    path = table(photos.parent / "a.csv", [(f"elsewhere/{name}", label) for name, label in ROWS])
+    with pytest.raises(
+        ValueError, match=r"none of the 6 pictures it names is there .*elsewhere/photos/0\.png\).*--images"
+    ):
+        load(path)
+
+
+def test_a_folder_of_pictures_without_classes_names_the_table_in_it(photos: Path) -> None:
+    table(photos / "a.csv", ROWS)
+    with pytest.raises(ValueError, match=r"no class folders; .*or pass the table of paths and labels, .*/a\.csv"):
+        load(photos)
+
+
 def test_columns_that_had_to_be_guessed_are_told(photos: Path) -> None:
     notes = load(table(photos.parent / "a.csv", ROWS, "which,animal")).notes
     assert "columns: paths from 'which', labels from 'animal'" in notes
@@ -79,7 +99,7 @@ def test_paths_are_seen_from_the_table_from_images_or_from_the_root(photos: Path
     assert counts(load(table(elsewhere / "a.csv", absolute), val_fraction=0)) == {"train": [3, 3]}
     bare = [(Path(path).name, label) for path, label in ROWS]
     assert counts(load(table(elsewhere / "b.csv", bare), val_fraction=0, images=photos)) == {"train": [3, 3]}
-    with pytest.raises(ValueError, match=r"c\.csv: no readable picture \(the last one tried: no such file"):
+    with pytest.raises(ValueError, match=r"c\.csv: none of the 6 pictures"):
         load(table(elsewhere / "c.csv", bare), size=16, val_fraction=0)
 
 

@@ -75,6 +75,7 @@ def test_pictures_without_a_readable_label_and_odd_members_are_named(tmp_path: P
     members = samples(0, 6)
     members += [("bare.png", png(90)), ("list.png", png(91)), ("list.json", b"[1]"), ("cut.png", png(92)[:60])]
     members += [("cut.cls", b"cat"), ("odd.png", png(93)), ("odd.cls", b"\xff"), ("0000.jpg", png(94))]
+    members += [("deep.png", png(97)), ("deep.json", b"[" * 99_999)]
     members += [("pickled.png", png(95)), ("pickled.cls", b"\x80\x04cos\nsystem\n."), ("0000.seg.png", png(96))]
     path = shard(tmp_path / "a.tar", members)
     with tarfile.open(path, "a") as archive:
@@ -89,6 +90,7 @@ def test_pictures_without_a_readable_label_and_odd_members_are_named(tmp_path: P
         "bare.png": "no label",
         "list.png": "no label",
         "odd.png": "no label",
+        "deep.png": "no label",
         "pickled.png": "no label",
         "0000.jpg": "the shard has 0000.png already",
         "link.png": "not a regular file",

@@ -6,7 +6,10 @@ import difflib
 from collections.abc import Callable, Iterable, Sequence
 
 PICTURE = ("img", "image", "picture", "photo")
-PATH = ("path", "file", "filename", "file_name", "filepath", "file_path", "image_path", "image", "img", "picture")
+PATH = (
+    *("path", "file", "filename", "file_name", "filepath", "file_path", "image_path"),
+    *("image", "img", "picture", "image_id", "id"),
+)
 LABEL = ("label", "labels", "fine_label", "class", "class_name", "category", "target")
 SPLIT = ("split", "subset", "fold", "partition")
 

@@ -72,6 +72,20 @@ def _too_large(width: int, height: int) -> ValueError:
     return ValueError(f"{width} x {height} pixels, more than the limit of {MAX_PIXELS // 10**6} megapixels")
 
 
+def _bytes(path: Path, start: int, length: int) -> bytes:
+    """A part of a file, by the system's own calls: Python's streams cost a small picture as much as decoding does."""
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        if start:
+            os.lseek(file, start, os.SEEK_SET)
+        data = os.read(file, length)
+        while len(data) < length and (more := os.read(file, length - len(data))):
+            data += more
+        return data
+    finally:
+        os.close(file)
+
+
 def encoded(source: Source, whole: int | None = None) -> bytes | Path:
     """The bytes of a source, or the path of a file with more than `whole`. ValueError for what cannot be read."""
     if isinstance(source, bytes):
@@ -81,13 +95,9 @@ def encoded(source: Source, whole: int | None = None) -> bytes | Path:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # a pipe or a device would block for ever
             raise ValueError("not a regular file")
-        if isinstance(source, Path) and whole is not None and status.st_size > whole:
-            return path
-        with open(path, "rb") as stream:
-            if isinstance(source, Path):
-                return stream.read()
-            stream.seek(source.start)
-            return stream.read(source.length)
+        if not isinstance(source, Path):
+            return _bytes(path, source.start, source.length)
+        return path if whole is not None and status.st_size > whole else _bytes(path, 0, status.st_size)
     except FileNotFoundError:
         raise ValueError("no such file") from None
     except OSError as error:

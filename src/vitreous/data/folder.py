@@ -171,9 +171,11 @@ def _classes(folder: Path, top: bool) -> dict[str, Path]:
     named = {printable(path.name): path for path in _folders(folder)}
     found = {name: named[name] for name in sorted(named)}
     if not found:
+        tables = [entry.name for entry in _entries(folder) if entry.name.lower().endswith((".csv", ".tsv"))]
+        other = f"; or pass the table of paths and labels, {printable(folder / tables[0])}" if tables else ""
         raise ValueError(
             f"{printable(folder)}: no class folders; put the pictures of each class into a folder of its own, "
-            "such as cat/1.jpg and dog/1.jpg"
+            f"such as cat/1.jpg and dog/1.jpg{other}"
         )
     if len(found) == 1 and top:
         raise ValueError(f"{printable(folder)}: one class only ({next(iter(found))!r}); a classifier needs at least 2")

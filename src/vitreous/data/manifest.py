@@ -4,8 +4,9 @@
     photos/1.jpg,cat,train              only one column can be the path and one other the label
     photos/2.jpg,dog,val
 
-Paths are seen from the table's folder, or from another that the caller names. Rows are counted from 1, without the
-header. A picture that is not there is left out by name, as any that cannot be decoded.
+Paths are seen from the table's folder, or from another that the caller names; a suffix may be missing if it is the same
+for all. Rows are counted from 1, without the header. A picture that is not there is left out by name, as is any that
+cannot be decoded.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def open_manifest(path: Path, wanted: set[str], images: Path | None = None) -> O
     """List the splits in `wanted` (and train, where validation has to come out of it).
 
     images: the folder that paths are seen from, in place of the table's own. ValueError for a table that cannot be
-    read, a missing column, a word that is no split, or a source with one class.
+    read, a missing column, a word that is no split, pictures none of which is there, or a source with one class.
     """
     if images is not None and not images.is_dir():
         raise ValueError(f"{images}: no such folder to look for the pictures of {path.name} in")
@@ -59,6 +60,12 @@ def open_manifest(path: Path, wanted: set[str], images: Path | None = None) -> O
         raise ValueError(f"{path}: {error}") from None
     if len(classes) < 2:
         raise ValueError(f"{path}: one class only ({', '.join(classes) or 'no labels'}); a classifier needs at least 2")
+    paths = [each for part in parts.values() for each in part.files.paths]
+    if not any(map(os.path.exists, paths)):
+        raise ValueError(
+            f"{path}: none of the {len(paths)} pictures it names is there (the first: {printable(paths[0])}); say with "
+            "--images which folder the paths are seen from"
+        )
     needs, notes = needed(parts, wanted), [table.note] * bool(table.note)
     splits = {}
     for name, part in parts.items():
@@ -156,9 +163,18 @@ class _Part:
     labels: list[Label] = field(default_factory=list)
 
 
+def _missing_ending(base: Path, paths: Sequence[str | None]) -> str:
+    """What has to be added to the first path for it to be a file, as to the numbers in many a competition's table."""
+    first = next((os.path.join(base, name) for name in paths if name), "")
+    if not first or _is_picture(first) or os.path.exists(first):
+        return ""
+    return next((ending for ending in sorted(PICTURES) if os.path.isfile(first + ending)), "")
+
+
 def _parts(table_path: Path, table: _Table, base: Path) -> tuple[dict[str, _Part], list[Rejected]]:
     parts: dict[str, _Part] = {}
     rejected: list[Rejected] = []
+    ending = _missing_ending(base, table.paths)
     for row, (name, label) in enumerate(zip(table.paths, table.labels, strict=True), start=1):
         said = table.splits[row - 1] if table.splits else "train"
         split = canonical(said.strip()) if said else None
@@ -169,7 +185,7 @@ def _parts(table_path: Path, table: _Table, base: Path) -> tuple[dict[str, _Part
             raise ValueError(
                 f"{table_path}: row {row} has split {said!r}; write train, val (valid, validation) or test in all rows"
             )
-        path = os.path.join(base, name)
+        path = os.path.join(base, name + ending)
         part = parts.setdefault(split, _Part(Files(str(base))))
         part.labels.append(label)
         try:

@@ -208,7 +208,7 @@ def _label(beside: dict[str, bytes]) -> str | None:
     try:
         text = beside[kind].decode("utf-8").strip()
         value = json.loads(text) if kind == "json" else text
-    except ValueError:
+    except (ValueError, RecursionError):  # no text, no JSON, or JSON without end of brackets
         return None
     if isinstance(value, dict):
         column = columns.named((key for key in value if isinstance(key, str)), columns.LABEL)

@@ -8,6 +8,7 @@ cannot be (not Linux, or inside a worker already) threads do the work.
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -72,6 +73,7 @@ def _pool(workers: int, kind: str) -> Executor:
 def _begin() -> None:
     """In a new worker: Ctrl-C is the parent's to answer, and a parent that was killed takes the worker with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()  # or a collection would copy the pages that hold the parent's objects
     threading.Thread(target=_follow_parent, daemon=True).start()
 
 
