@@ -26,8 +26,9 @@ body{font:17px/1.6 system-ui,sans-serif;color:var(--ink);background:var(--paper)
 padding:1em 1.2em 4em}
 h1,h2{line-height:1.25;margin:1.6em 0 .5em}nav{display:flex;flex-wrap:wrap;gap:1.2em;font-size:.9em}
 code{background:var(--tint);padding:.1em .3em;border-radius:3px;font-size:.9em;overflow-wrap:anywhere}
-main div{min-width:0;max-width:100%;flex-wrap:wrap!important}main{overflow-wrap:break-word}
-table{border-collapse:collapse;margin:auto;display:block;width:fit-content;max-width:100%;overflow-x:auto}td,th{padding:.2em .9em;border-bottom:1px solid #8884}
+main *{min-width:0;max-width:100%}main div{flex-wrap:wrap!important}main{overflow-wrap:break-word}
+table{border-collapse:collapse;margin:auto;display:block;width:fit-content;max-width:100%;overflow-x:auto}
+td,th{padding:.2em .9em;border-bottom:1px solid #8884}
 a{color:inherit}.control{display:inline-block;background:var(--tint);border-radius:4px;padding:.1em .6em;margin:.2em}
 .markdown{display:block}.paragraph{display:block;margin:.8em 0}
 #own canvas{max-width:100%;border:1px solid #8884;touch-action:pan-y}#own input,#own select{font:inherit;max-width:100%}
