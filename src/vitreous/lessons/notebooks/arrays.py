@@ -34,7 +34,7 @@ def _():
     side = mo.ui.slider(steps=[16, 32, 48, 64, 96, 128], value=48, label="Pixels a side", show_value=True)
     upload = mo.ui.file(filetypes=own.FILES, label="or one of your own")
     camera = own.webcam()
-    mo.hstack([which, side, upload, camera or ""], justify="start", gap=2, wrap=True)
+    mo.hstack([which, side, upload, "" if camera is None else camera], justify="start", gap=2, wrap=True)
     return camera, side, upload, which
 
 
@@ -77,7 +77,7 @@ def _():
 def _(image):
     row = mo.ui.slider(0, len(image) - 1, value=len(image) // 3, label="row", show_value=True)
     column = mo.ui.slider(0, image.shape[1] - 1, value=image.shape[1] // 2, label="column", show_value=True)
-    mo.hstack([row, column], justify="start", gap=2)
+    mo.hstack([row, column], justify="start", gap=2, wrap=True)
     return column, row
 
 
@@ -128,7 +128,7 @@ def _(image):
     _n = len(image)
     rows = mo.ui.range_slider(0, _n, value=[_n // 4, 3 * _n // 4], label="rows", show_value=True)
     columns = mo.ui.range_slider(0, _n, value=[_n // 3, 2 * _n // 3], label="columns", show_value=True)
-    mo.hstack([rows, columns], justify="start", gap=2)
+    mo.hstack([rows, columns], justify="start", gap=2, wrap=True)
     return columns, rows
 
 
@@ -235,7 +235,7 @@ def _(image):
         value="pink",
         label="colour",
     )
-    mo.hstack([paint_rows, paint_columns, colour], justify="start", gap=2)
+    mo.hstack([paint_rows, paint_columns, colour], justify="start", gap=2, wrap=True)
     return colour, paint_columns, paint_rows
 
 
@@ -338,7 +338,7 @@ def _():
 def _():
     across = mo.ui.slider(1, 24, value=12, label="columns", show_value=True)
     gap = mo.ui.slider(0, 4, value=1, label="gap", show_value=True)
-    mo.hstack([across, gap], justify="start", gap=2)
+    mo.hstack([across, gap], justify="start", gap=2, wrap=True)
     return across, gap
 
 

@@ -34,7 +34,7 @@ def _():
     patch_side = mo.ui.slider(steps=[1, 2, 4, 8], value=4, label="Patch side", show_value=True)
     upload = mo.ui.file(filetypes=own.FILES, label="or one of your own")
     camera = own.webcam()
-    mo.hstack([which, side, patch_side, upload, camera or ""], justify="start", gap=2, wrap=True)
+    mo.hstack([which, side, patch_side, upload, "" if camera is None else camera], justify="start", gap=2, wrap=True)
     return camera, patch_side, side, upload, which
 
 
@@ -118,7 +118,7 @@ def _():
 def _(patches):
     row = mo.ui.slider(0, patches.shape[0] - 1, value=patches.shape[0] // 2, label="row", show_value=True)
     column = mo.ui.slider(0, patches.shape[1] - 1, value=patches.shape[1] // 4, label="column", show_value=True)
-    mo.hstack([row, column], justify="start", gap=2)
+    mo.hstack([row, column], justify="start", gap=2, wrap=True)
     return column, row
 
 
@@ -163,7 +163,7 @@ def _():
 def _():
     width = mo.ui.slider(steps=[4, 8, 16, 32], value=16, label="width", show_value=True)
     seed = mo.ui.slider(0, 9, value=0, label="random seed", show_value=True)
-    mo.hstack([width, seed], justify="start", gap=2)
+    mo.hstack([width, seed], justify="start", gap=2, wrap=True)
     return seed, width
 
 
@@ -295,7 +295,7 @@ def _(picture_side):
                     ),
                 ],
                 wrap=True,
-                justify="center",
+                justify="start",
             ),
             mo.md(
                 "The paper's name says it: *An Image is Worth 16x16 Words*. At 224 pixels, patch 16 makes 196 tokens."

@@ -55,7 +55,7 @@ def _():
     number = mo.ui.slider(0, 59, value=31, label="Which digit", show_value=True)
     upload = mo.ui.file(filetypes=own.FILES, label="or one that you have written")
     camera = own.webcam()
-    mo.hstack([number, upload, camera or ""], justify="start", gap=2, wrap=True)
+    mo.hstack([number, upload, "" if camera is None else camera], justify="start", gap=2, wrap=True)
     return camera, number, upload
 
 
@@ -260,7 +260,7 @@ def _():
 def _(model):
     layer = mo.ui.slider(1, len(model.blocks), value=len(model.blocks), label="block", show_value=True)
     head = mo.ui.slider(1, model.config.heads, value=1, label="head", show_value=True)
-    mo.hstack([layer, head], justify="start", gap=2)
+    mo.hstack([layer, head], justify="start", gap=2, wrap=True)
     return head, layer
 
 
