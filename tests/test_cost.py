@@ -13,7 +13,6 @@ from vitreous.device import machine
 from vitreous.models import build_model, count_flops, count_parameters
 from vitreous.vit import ViTConfig
 
-
 STEMS = [("patch", 0), ("conv", 0), ("conv", 1), ("conv", 2)]
 
 

@@ -83,8 +83,8 @@ class ConvStem(nn.Module):
     """Overlapping convolutions, a pool for each halving of the sides, then residual convolutions on the token grid.
 
     After Hassani et al. 2021 (Compact Transformers) and Xiao et al. 2021 (early convolutions help transformers see
-    better). A patch side of P = 2^n takes n pools. With ``early``, a narrow convolution reads the pixels first, and that
-    many residual convolutions stand between the pools as well: more is seen before the tokens, at about the same cost.
+    better). A patch side of P = 2^n takes n pools. With ``early``, a narrow convolution reads the pixels first, and
+    that many residual convolutions stand between the pools too: more is seen before the tokens, at about the same cost.
     """
 
     def __init__(self, channels: int, patch: int, width: int, depth: int, norm: str = "batch", early: int = 0) -> None:
