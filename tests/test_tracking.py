@@ -218,3 +218,17 @@ def test_a_tracker_that_is_none_or_not_there_is_named(tmp_path: Path, monkeypatc
     assert outcome.exit_code == 2
     assert "tensorboard is not installed: run pip install 'vitreous[track]'" in outcome.stderr
     assert not (tmp_path / "run").exists()
+
+
+@tensorboard
+@mlflow
+@pytest.mark.filterwarnings("default")
+def test_the_command_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    page = (Path(__file__).parent.parent / "docs" / "habits.md").read_text()
+    (line,) = [line for line in page.splitlines() if "--track tensorboard" in line]
+    outcome = call(*line.replace("--budget 60s", "").split()[1:], *TINY)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert (tmp_path / "runs" / "mlflow.db").exists()
+    assert (tmp_path / "runs" / "tracked" / "tensorboard").is_dir()

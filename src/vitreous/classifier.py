@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -23,10 +24,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vitreous import sealed
+from vitreous import hub, sealed
 from vitreous.checkpoint import load_weights
 from vitreous.config import model_config
 from vitreous.data import Pixels, decode, fit
+from vitreous.data.hub import fetch
 from vitreous.models import ModelConfig, build_model, describe
 
 FORMAT = 1
@@ -157,14 +159,24 @@ class Classifier:
             (partial / "README.md").write_text(self._card(), encoding="utf-8")
         return target
 
+    def push_to_hub(self, repository: str, *, private: bool = False) -> str:
+        """Sends it to ``owner/name`` as :func:`vitreous.hub.push` does; returns its address."""
+        with tempfile.TemporaryDirectory() as folder:
+            return hub.push(self.save(Path(folder) / "classifier"), repository, private=private)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> Classifier:
+        """The classifier of a folder, or of ``owner/name`` or ``owner/name@revision`` on the Hugging Face hub."""
+        return cls.load(name if Path(name).exists() else f"hf:{name}")
+
     @classmethod
     def load(cls, path: str | Path) -> Classifier:
-        """Reads a classifier folder, or the classifier of a run folder.
+        """Reads a classifier folder, the classifier of a run folder, or that of ``hf:owner/name``.
 
         Raises FileNotFoundError where there is none, ValueError where its files do not fit together or were changed
         since they were written; a folder without a manifest is taken at its word.
         """
-        folder = classifier_folder(path)
+        folder = classifier_folder(_fetched(path))
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{path} is no classifier and no finished run: it has no {name}")
@@ -219,6 +231,17 @@ class Classifier:
                 "",
             ]
         )
+
+
+def _fetched(path: str | Path) -> str | Path:
+    """Where the files of ``hf:owner/name`` lie once they are here; any other path as it is."""
+    name = Path(path).as_posix()
+    if not name.startswith("hf:"):
+        return path
+    folder = fetch(name, "model", list(hub.FILES))
+    if folder is None:
+        raise ValueError(f"{name}: no such revision")
+    return folder
 
 
 def classifier_folder(path: str | Path) -> Path:

@@ -8,6 +8,7 @@ Shapes: n pictures, K classes.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -21,6 +22,7 @@ import numpy as np
 from vitreous import sealed
 from vitreous.classifier import Classifier, classifier_folder
 from vitreous.data import Images, load
+from vitreous.hub import Figure
 from vitreous.pictures import FAINT, INK, blank, save, shorten
 from vitreous.runs import read_config
 
@@ -247,6 +249,18 @@ def _stored(path: Path, weights: str) -> Evaluation:
             f"evaluate with --again to read it once more, or use --split val"
         )
     return dataclasses.replace(evaluation, stored=True)
+
+
+def figures(run: Path) -> list[Figure]:
+    """The accuracies that :func:`evaluate_run` has stored of a run's present weights."""
+    weights, found = weights_name(run), []
+    for split in ("test", "val"):
+        path = run / f"eval-{split}.json"
+        if path.is_file():
+            with contextlib.suppress(ValueError):  # of other weights, or damaged: no figure of these
+                stored = _stored(path, weights)
+                found.append(Figure(stored.accuracy, split, stored.dataset))
+    return found
 
 
 def weights_name(run: Path) -> str:

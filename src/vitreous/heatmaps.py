@@ -33,6 +33,7 @@ from vitreous.gradient_maps import (
 )
 from vitreous.observations import Observed, observations, observe, right_and_wrong
 from vitreous.pictures import MOST_PANELS, Panel, gallery
+from vitreous.runs import place
 
 __all__ = [
     "METHODS",
@@ -320,7 +321,7 @@ class Asked:
 
 def _paths(run: Path, out: Path | None, stem: str) -> tuple[Path, Path]:
     """Where the gallery and the maps go."""
-    folder = run if out is None else out
+    folder = place(run) if out is None else out
     picture = folder if folder.suffix.lower() == ".png" else folder / f"{stem}.png"
     return picture, picture.with_suffix(".npy")
 

@@ -97,6 +97,11 @@ def read_config(run: str | Path) -> RunConfig:
     return from_json(path.read_text())
 
 
+def place(run: Path) -> Path:
+    """Where commands write about a run: its folder, or the current one where it is a classifier from the hub."""
+    return run if run.is_dir() else Path()
+
+
 def changes(old: RunConfig, new: RunConfig) -> list[str]:
     """The settings that differ, as ``path: old -> new``."""
     before, after = flat(json.loads(to_json(old))), flat(json.loads(to_json(new)))

@@ -22,6 +22,7 @@ from vitreous.data import Images, decode, fit, listed
 from vitreous.evaluate import run_images
 from vitreous.pictures import FAINT, INK, RIGHT, blank, save, shorten, upright
 from vitreous.predict import Watch, answers, made_by
+from vitreous.runs import place
 
 BATCH = 16384
 """Vectors of a table that are compared at a time."""
@@ -102,7 +103,7 @@ def search(
     for each in neighbours:
         pixels = upright(images.pixels[images.ids.index(each.image)]) if images is not None else picture_of(each.image)
         tiles.append(Tile(pixels, f"{each.similarity:.3f} {each.label}", each.image))
-    picture = sheet(tiles, out or (run if run.is_dir() else Path()) / "search.png")
+    picture = sheet(tiles, out or place(run) / "search.png")
     return Found(str(query), label, neighbours, compared, picture)
 
 

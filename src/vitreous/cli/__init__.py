@@ -6,7 +6,7 @@ using.py     eval, predict, search
 seeing.py    heatmap, report, compare
 keeping.py   list
 data.py      data
-sharing.py   export, import
+sharing.py   export, import, push
 showing.py   serve, lesson
 """
 

@@ -1,4 +1,4 @@
-"""``export`` and ``import``: models that leave for elsewhere, and others' that come."""
+"""``export``, ``import`` and ``push``: models that leave for elsewhere, and others' that come."""
 
 from __future__ import annotations
 
@@ -60,3 +60,22 @@ def import_(
     console.say("\n".join([*found.notes, f"wrote {folder}: {len(found.classes)} classes"]))
     if as_json:
         emit({"classifier": str(folder), "classes": len(found.classes), "notes": list(found.notes)})
+
+
+@command
+def push(
+    run: Run,
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Made where it is not there yet.")],
+    private: Annotated[bool, typer.Option("--private", help="Let only you and yours see it, if it is new.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send the classifier of RUN to the Hugging Face hub, with a model card; everybody then writes hf:OWNER/NAME."""
+    from vitreous import console, hub
+    from vitreous.classifier import Classifier, classifier_folder
+    from vitreous.evaluate import figures
+
+    Classifier.load(run)  # whole and sound, or nothing leaves
+    address = hub.push(classifier_folder(run), repository, figures(run), private=private)
+    console.say(f"sent to  {address}\nused as  vitreous predict hf:{repository} IMAGE...")
+    if as_json:
+        emit({"repository": repository, "url": address})

@@ -18,6 +18,7 @@ from vitreous.data import Images
 from vitreous.evaluate import run_images
 from vitreous.export import folders, programs
 from vitreous.export.parity import Answers, Parity, check, compare
+from vitreous.runs import place
 
 PICTURES = 1000
 """Validation pictures that an export is asked about, at most."""
@@ -111,7 +112,7 @@ def export_run(
     if to not in FORMATS:
         raise ValueError(f"unknown format {to!r}{nearest(to, FORMATS)}")
     form, classifier = FORMATS[to], Classifier.load(run)
-    path = out or run / "export" / form.name
+    path = out or place(run) / "export" / form.name
     if path.exists():
         raise ValueError(f"{path} is already there: remove it, or choose another place with --out")
     images = _pictures(run, classifier, "val", n, data_root)
