@@ -18,6 +18,27 @@ from vitreous.data import DataSet, Images
 from vitreous.vit import ViTConfig
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--faults",
+        choices=("sample", "full"),
+        default="sample",
+        help="sample: half a minute of tests/faults; full: all of it, many child processes",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "full: a fault that only --faults full brings about")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--faults") == "full":
+        return
+    left_out = [item for item in items if item.get_closest_marker("full")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """Tests have tiny tensors: more threads cost more than they bring, and results must not depend on them."""

@@ -124,6 +124,8 @@ class Run:
         self.step = 0
         self.accuracy: float | None = None
         """Of the present weights on validation pictures, where that was measured."""
+        self.looks = 0
+        """At validation pictures, so far."""
         self.side = config.model.image_size
         """Of the pictures of the latest step, in pixels."""
         self.loss = math.nan
@@ -165,6 +167,7 @@ class Run:
             "elapsed": self.clock.elapsed(),
             "begun": self.clock.begun,
             "accuracy": self.accuracy,
+            "looks": self.looks,
             "data": self.pictures,
             "draws": {"seed": self.config.seed, "epoch": epoch, "batch": position},
             "plan": plan,
@@ -185,7 +188,8 @@ class Run:
         if self.averaged is not None:
             averaged = {n.removeprefix("averaged."): t for n, t in tensors.items() if n.startswith("averaged.")}
             checkpoint.load_weights(self.averaged, averaged)
-        self.step, self.clock.begun, self.accuracy = facts["step"], facts["begun"], facts["accuracy"]
+        self.step, self.looks, self.accuracy = facts["step"], facts["looks"], facts["accuracy"]
+        self.clock.begun = facts["begun"]
         self.clock.started -= facts["elapsed"]
 
     def own(self) -> dict[str, Tensor]:
@@ -316,7 +320,6 @@ def _train(
     before = past[1]["plan"]["threads"] if past and config.budget is None else 0
     """Threads: sums in another order have other last bits. With a budget the fastest number is found anew."""
     now = clock.moment(run.step, stop=False)
-    looks = int(now.progress * config.evaluations)
     first_step, first_second = run.step, now.seconds
     loss, accuracy = Smooth(), run.accuracy
     looked: list[float] = []
@@ -349,16 +352,15 @@ def _train(
             tell(seen)
             if run.step % LOG_STEPS == 0:
                 journal.write(**_line(seen, "train", value, None))
-            looks_now = int(now.progress * config.evaluations) > looks and now.progress < 1
+            looks_now = int(now.progress * config.evaluations) > run.looks and now.progress < 1
             if looks_now:
-                looks = int(now.progress * config.evaluations)
                 begun = time.perf_counter()
                 try:
                     look_loss, run.accuracy = measure(classifier, glance, run.plan, stopped)
                 except Stopped:
                     now = dataclasses.replace(now, stop=True)
                     break
-                accuracy = run.accuracy
+                run.looks, accuracy = int(now.progress * config.evaluations), run.accuracy
                 looked.append(time.perf_counter() - begun)
                 slower = statistics.median(looked[-3:]) / statistics.median(looked)
                 clock.reserve = reserve * max(1.0, slower)  # the last evaluation will be slower as well
@@ -376,7 +378,7 @@ def _train(
         run.save()
         run.saver.wait()
         images, final = run.step * batches.batch, None
-        classifier.provenance.update(seed=config.seed, images=images, val_accuracy=None)
+        classifier.provenance.update(seed=config.seed, images=images, threads=most, val_accuracy=None)
         classifier = dataclasses.replace(classifier, model=parallel.in_one(classifier.model, config.model))
         ranks.from_first(lambda: classifier.save(folder / "classifier"))
         classifier = Classifier.load(folder / "classifier")
