@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from vitreous.data import Findings
     from vitreous.faithfulness import Verdict
     from vitreous.inventory import Entry
+    from vitreous.jobs import Repeated
     from vitreous.predict import Predicted
     from vitreous.train import Progress, Result
+    from vitreous.verify import Verified
 
 LINE_EVERY = 10.0
 """Seconds between two lines of progress where standard error is no terminal."""
@@ -197,11 +199,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | No
     console.print(drawn)
 
 
-def trained(result: Result, source: str) -> None:
+def trained(result: Result, source: str | None) -> None:
     """What a training run left, and the commands that come next."""
     if result.interrupted:
         say(f"stopped after {duration(result.seconds)}; the classifier so far is in {result.run}")
-        say(f"go on with  vitreous train {source} --out {result.run} --resume")
+        say(f"go on with  {' '.join(['vitreous train', *filter(None, [source])])} --out {result.run} --resume")
     else:
         rate = result.images / max(result.seconds, 1e-9)
         say(f"{result.images:,} pictures in {duration(result.seconds)} ({rate:,.0f} images/s all in all)")
@@ -232,6 +234,24 @@ def runs(found: Sequence[Entry]) -> None:
             for each in found
         ],
     )
+
+
+def repeated(done: Repeated) -> None:
+    """How a repeated run compares with the one it repeats."""
+    if done.same_weights is not None:
+        say(f"the weights are {'those' if done.same_weights else 'not those'} of {done.like}, to the bit")
+    elif done.accuracy_then is not None:
+        say(f"{done.like} had a validation accuracy of {percent(done.accuracy_then)}")
+
+
+def verified(found: Verified, run: object) -> None:
+    """What holds of a run, what does not, and what is not as it was."""
+    for finding in found.findings:
+        mark = {True: "same", False: "DIFFERS", None: "-"}[finding.holds]
+        say(f"{mark:8} {finding.what}: {finding.words}")
+    for difference in found.elsewhere:
+        say(f"{'-':8} not as in training: {difference}")
+    say(f"{run} {'is what it was' if found.holds else 'is not what it was'}")
 
 
 def predicted(done: Predicted) -> None:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from vitreous import ranks
+from vitreous import origin, ranks
+from vitreous.classifier import Classifier
 from vitreous.config import DataConfig, RunConfig, override
 from vitreous.data import DataSet, load
+from vitreous.evaluate import weights_name
 from vitreous.finetuning import fit, plan_from
 from vitreous.forecast import Forecast, forecast
 from vitreous.pretrained import read
@@ -119,6 +122,64 @@ def resume(
         data = _read(config.data, config.model.image_size, data_root)
         notes, weights = [f"{run} goes on, with its own settings", *_notes(data)], _weights(config, data)
         return train(config, run, data, resume=True, watch=watch, started=started, notes=notes, weights=weights)
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A run that was trained as another was."""
+
+    result: Result
+    like: Path
+    elsewhere: tuple[str, ...]
+    """Versions and hardware that are not those of then, as ``name then -> now``."""
+    accuracy_then: float | None
+    same_weights: bool | None
+    """To the bit; None for a budget, which depends on the speed of a machine, and where either run was stopped."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``json.dumps``."""
+        return {
+            "run": str(self.like),
+            "elsewhere": list(self.elsewhere),
+            "val_accuracy": self.accuracy_then,
+            "same_weights": self.same_weights,
+        }
+
+
+def repeat(
+    like: str | Path,
+    out: str | Path,
+    *,
+    data_root: Path | None = None,
+    watch: Watch | None = None,
+    started: float | None = None,
+) -> Repeated:
+    """Train in ``out`` as the run ``like`` was trained: its config, its pictures, on its processor also its plan.
+
+    Raises ValueError where the pictures are others, FileNotFoundError where ``like`` is no run with a classifier.
+    """
+    started = time.monotonic() if started is None else started
+    like, out = Path(like), Path(out)
+    config, before = read_config(like), Classifier.load(like).provenance
+    vacant(out)
+    with claim(out):
+        data = _read(config.data, config.model.image_size, data_root)
+        if data.train and before.get("fingerprint") != (now := data.train.fingerprint()):
+            raise ValueError(f"the training pictures are not those of {like}: {before.get('fingerprint')} -> {now}")
+        notes = [f"as {like} was trained", *_notes(data)]
+        elsewhere = origin.differing(origin.of(before), origin.machine())
+        if elsewhere:
+            notes.append(f"not as then: {'; '.join(elsewhere)}; the result may differ")
+        if origin.same_processor(before):
+            config = replace(config, precision=before["precision"], attention=before["attention"])
+            if config.budget is None:
+                config = replace(config, threads=before["threads"])
+        weights = _weights(config, data)
+        result = train(config, out, data, watch=watch, started=started, notes=notes, weights=weights)
+    then = before.get("val_accuracy")
+    comparable = config.budget is None and then is not None and not result.interrupted
+    same = weights_name(out) == weights_name(like) if comparable else None
+    return Repeated(result, like, tuple(elsewhere), then, same)
 
 
 def _read(held_out: DataConfig, side: int | None, data_root: Path | None) -> DataSet:

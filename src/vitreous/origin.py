@@ -23,6 +23,11 @@ def machine() -> dict[str, Any]:
     return {"vitreous": vitreous.__version__, **{k: v for k, v in hardware().items() if k != "threads"}}
 
 
+def of(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The :func:`machine` that a classifier's provenance speaks of."""
+    return {name: provenance.get(name) for name in machine()}
+
+
 def same_processor(before: Mapping[str, Any]) -> bool:
     """Whether a :func:`machine` of before had the processor that is here."""
     here = hardware()

@@ -2,7 +2,7 @@
 
 frame.py     what they share: the app, options, errors, JSON
 training.py  train
-using.py     eval, predict, search
+using.py     eval, verify, predict, search
 seeing.py    heatmap, report, compare
 keeping.py   list
 data.py      data

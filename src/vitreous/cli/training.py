@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from vitreous.train import Progress
 
-from vitreous.cli.frame import STARTED, AsJson, DataRoot, PicturesOf, Source, command, emit, seconds, settings, slug
+from vitreous.cli.frame import SOURCE, STARTED, AsJson, DataRoot, PicturesOf, command, emit, seconds, settings, slug
 
 DEFAULT_BUDGET = 300.0
 """Seconds."""
@@ -22,7 +22,7 @@ NAMES = {"weights": "from", "any_size": "any-size"}
 
 @command
 def train(
-    source: Source,
+    source: Annotated[str | None, typer.Argument(metavar="DATA", help=SOURCE)] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The run folder; else runs/<name of the data>.")
     ] = None,
@@ -68,6 +68,10 @@ def train(
         list[str] | None,
         typer.Option("--track", metavar="NAME", help="Figures also to tensorboard or mlflow; repeatable."),
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Train as RUN was trained, on the same pictures; what differs is said."),
+    ] = None,
     again: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out where it stopped.")] = False,
     only_plan: Annotated[
         bool, typer.Option("--plan", help="Print what would be done and what to expect of it, and do not train.")
@@ -81,11 +85,13 @@ def train(
     from vitreous.tracking import tracking
 
     changes = settings(change or []) | ({"data.images": json.dumps(str(images))} if images else {})
-    if only_plan and again:
-        raise ValueError("--plan and --resume do not go together: the run in --out has its plan already")
+    if only_plan and (again or like):
+        raise ValueError("--plan goes with neither --resume nor --like: those runs have their plan already")
+    if [source is not None or (again and out is not None), like is not None].count(True) != 1:
+        raise ValueError("give one of: DATA; --like RUN; --resume --out RUN")
     if out is None and ranks.restarts():
         raise ValueError("torchrun --max-restarts goes on with a run that is named: give its folder with --out")
-    folder = out or ranks.from_first(lambda: (latest if again else fresh)(Path("runs"), slug(source)))
+    folder = out or ranks.from_first(lambda: (latest if again else fresh)(Path("runs"), slug(source or str(like))))
     given: dict[str, Any] = {
         "size": size,
         "stem": stem,
@@ -99,7 +105,10 @@ def train(
         "seed": seed,
         "device": device,
     }
-    if not again:
+    if again or like:
+        refused = [name for name, value in [*given.items(), ("config", file)] if value is not None]
+        refuse_changes([f"--{NAMES.get(name, name)}" for name in refused], changes, "--like" if like else "--resume")
+    elif source is not None:
         options, asked = combine(given, read_settings(file) if file else {})
         changes = asked | changes
         if all(options[name] is None for name in LIMITS):
@@ -113,6 +122,7 @@ def train(
         if as_json and ranks.first():
             emit({"config": asdict(config), "notes": notes, "forecast": expected.to_json()})
         return
+    repeated = None
     trackers = [name.strip() for names in track or () if ranks.first() for name in names.split(",")]
     with console.TrainingDisplay() as display, tracking(trackers, folder, console.say) as tracked:
 
@@ -120,13 +130,16 @@ def train(
             display(progress)
             tracked(progress)
 
-        if again:
-            refused = [name for name, value in [*given.items(), ("config", file)] if value is not None]
-            refuse_changes([f"--{NAMES.get(name, name)}" for name in refused], changes)
+        if like:
+            repeated = jobs.repeat(like, folder, data_root=data_root, watch=watch, started=STARTED)
+            result = repeated.result
+        elif again:
             result = jobs.resume(folder, source, data_root=data_root, watch=watch, started=STARTED)
         else:
             result = jobs.train_on(wish, folder, changes=changes, data_root=data_root, watch=watch, started=STARTED)
     console.trained(result, source)
+    if repeated:
+        console.repeated(repeated)
     if as_json and ranks.first():
         emit(
             {
@@ -135,17 +148,18 @@ def train(
                 "images": result.images,
                 "val_accuracy": result.val_accuracy,
                 "interrupted": result.interrupted,
+                **({"like": repeated.to_json()} if repeated else {}),
             }
         )
     if result.interrupted:
         raise typer.Exit(130)
 
 
-def refuse_changes(options: list[str], changes: dict[str, str]) -> None:
-    """A resumed run keeps its own config."""
+def refuse_changes(options: list[str], changes: dict[str, str], beside: str) -> None:
+    """A run that goes on, or is repeated, keeps its own config."""
     options = options + [f"--set {path}" for path in changes]
     if options:
-        raise ValueError(f"{', '.join(options)} cannot be given with --resume: the run goes on with its own config")
+        raise ValueError(f"{', '.join(options)} cannot be given with {beside}: that run's own config holds")
 
 
 def fresh(parent: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""``eval``, ``predict``, ``search``: a run at work."""
+"""``eval``, ``verify``, ``predict``, ``search``: a run at work."""
 
 from __future__ import annotations
 
@@ -31,6 +31,20 @@ def eval(
     console.say(f"confusion matrix   {picture}")
     if as_json:
         emit(result)
+
+
+@command
+def verify(run: Run, data_root: DataRoot = None, as_json: AsJson = False) -> None:
+    """Recompute the hashes, the fingerprint and the accuracies of RUN; exit code 2 where something is not as it was."""
+    from vitreous import console
+    from vitreous.verify import verify_run
+
+    found = verify_run(run, data_root)
+    console.verified(found, run)
+    if as_json:
+        emit({"run": str(run), **found.to_json()})
+    if not found.holds:
+        raise typer.Exit(2)
 
 
 @command
