@@ -122,7 +122,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     sealed.check(folder, FORMAT)
     try:
-        state = json.loads((folder / STATE).read_bytes())
+        state = dict(json.loads((folder / STATE).read_bytes()))
         return load_file(folder / TENSORS) if (folder / TENSORS).exists() else {}, state
     except (TypeError, ValueError, RecursionError, SafetensorError) as problem:
         raise sealed.Damaged(str(problem)) from problem
@@ -203,11 +203,15 @@ def unpack(tensors: Mapping[str, Tensor], plain: list[Any], model: nn.Module, op
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copies weights into a model. Raises ValueError that lists names and shapes where they do not fit."""
-    problems = differences(model, tensors)
-    if problems:
-        raise ValueError(f"these weights belong to another architecture: {listed(problems)}")
+    check_weights(model, tensors)
     own = model.state_dict()
     model.load_state_dict({name: parts.part(tensor, own[name]) for name, tensor in tensors.items()})
+
+
+def check_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError that lists names and shapes where weights do not fit a model, be it on no device at all."""
+    if problems := differences(model, tensors):
+        raise ValueError(f"these weights belong to another architecture: {listed(problems)}")
 
 
 def differences(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -25,13 +26,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vitreous import hub, sealed
-from vitreous.checkpoint import load_weights
+from vitreous.checkpoint import check_weights, load_weights
 from vitreous.config import model_config
 from vitreous.data import Pixels, decode, fit
 from vitreous.data.hub import fetch
 from vitreous.models import ModelConfig, build_model, describe
 
 FORMAT = 1
+T = TypeVar("T")
 Picture = str | Path | bytes | np.ndarray | Image.Image
 
 
@@ -188,15 +190,14 @@ class Classifier:
             if version > FORMAT:
                 raise ValueError(f"format {version} is newer than {FORMAT}, the newest known here: upgrade vitreous")
             config = model_config(values["model"])
-            model = build_model(config)
-            load_weights(model, load_file(folder / "model.safetensors"))
+            model = _built(config, load_file(folder / "model.safetensors"))
             return cls(
                 model=model.eval().to(memory_format=torch.channels_last),  # type: ignore[call-overload]
                 config=config,
-                classes=tuple(values["classes"]),
-                mean=tuple(values["mean"]),
-                std=tuple(values["std"]),
-                provenance=values.get("provenance", {}),
+                classes=_listed(values, "classes", str, config.classes),
+                mean=_listed(values, "mean", float, config.channels),
+                std=_listed(values, "std", float, config.channels),
+                provenance=dict(values.get("provenance", {})),
             )
         except sealed.Damaged as problem:
             raise ValueError(
@@ -205,7 +206,7 @@ class Classifier:
             ) from None
         except KeyError as problem:
             raise ValueError(f"{folder / 'config.json'} has no {problem}: is it a classifier of vitreous?") from None
-        except (AttributeError, TypeError, ValueError, RecursionError, SafetensorError) as problem:
+        except (AttributeError, TypeError, ValueError, ArithmeticError, RuntimeError, SafetensorError) as problem:
             raise ValueError(f"cannot load {folder}: {problem}") from None
 
     def _card(self) -> str:
@@ -249,6 +250,31 @@ def classifier_folder(path: str | Path) -> Path:
     folder = Path(path)
     inside = sealed.standing(folder / "classifier")
     return inside if inside.is_dir() else sealed.standing(folder)
+
+
+def _built(config: ModelConfig, weights: dict[str, Tensor]) -> nn.Module:
+    """The module with these weights in it.
+
+    A stranger's config may ask for more than the memory holds: it is built only once its shapes, which cost nothing,
+    are those of the weights. Raises ValueError with what differs.
+    """
+    if config.depth > len(weights):
+        raise ValueError(f"the model has a depth of {config.depth} and the weights are {len(weights)} tensors")
+    with torch.device("meta"):
+        check_weights(build_model(config), weights)
+    model = build_model(config)
+    load_weights(model, weights)
+    return model
+
+
+def _listed(values: dict[str, Any], name: str, kind: type[T], count: int) -> tuple[T, ...]:
+    """``count`` entries of one kind. Raises ValueError for anything else, NaN included."""
+    entries = values[name]
+    if not isinstance(entries, list) or len(entries) != count or any(type(entry) is not kind for entry in entries):
+        raise ValueError(f"{name} is {str(entries)[:60]}: it must be a list of {count} {kind.__name__}")
+    if kind is float and not all(map(math.isfinite, entries)):
+        raise ValueError(f"{name} is {entries}: these must be numbers")
+    return tuple(entries)
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -159,7 +160,7 @@ def from_json(text: str) -> RunConfig:
     """The inverse of :func:`to_json`. Raises ValueError for a newer format, unknown keys and wrong types."""
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as problem:
+    except (json.JSONDecodeError, RecursionError) as problem:
         raise ValueError(f"the configuration is no JSON: {problem}") from None
     if not isinstance(values, dict):
         raise ValueError("the configuration is no JSON object")
@@ -237,6 +238,8 @@ def convert(kind: Any, value: Any, path: str) -> Any:
         return float(value)
     if target is int and isinstance(value, float) and value.is_integer():
         return int(value)
+    if type(value) is float and not math.isfinite(value):
+        raise ValueError(f"{path} is {value}: it must be a number")
     if type(value) is not target:
         raise ValueError(f"{path} is {value!r}: it must be {target.__name__}, not {type(value).__name__}")
     return value

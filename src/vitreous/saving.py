@@ -59,7 +59,11 @@ class Saver:
         if self._writing and not self._writing.done():
             return False
         self.wait()
-        return time.monotonic() - self._begun > max(0.0 if occasion else SECONDS, self._cost / SHARE)
+        return time.monotonic() - self._begun > self.interval(occasion)
+
+    def interval(self, occasion: bool = False) -> float:
+        """Seconds from the last save to the next, by what the last one cost."""
+        return max(0.0 if occasion else SECONDS, self._cost / SHARE)
 
     def begin(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Copies and returns; the writing goes on. Waits for the save before, if that is not over.

@@ -217,7 +217,7 @@ class ViTConfig:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
         if self.image_size % self.patch_size:
-            fits = [p for p in range(1, self.image_size + 1) if self.image_size % p == 0]
+            fits = [p for p in range(1, min(self.image_size, 64) + 1) if self.image_size % p == 0]
             raise ValueError(
                 f"patch_size {self.patch_size} does not divide image_size {self.image_size}: "
                 f"use a patch of {', '.join(map(str, fits))}"
