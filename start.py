@@ -76,15 +76,18 @@ def wheels() -> list[str]:
 
 def set_up(extra: str) -> None:
     """Install the project with an extra ("" for none) into .venv, once for each state of pyproject.toml."""
-    state = hashlib.sha256((HERE / "pyproject.toml").read_bytes() + sys.version.encode()).hexdigest()
+    lock = HERE / "constraints.txt"  # for the tests alone: what people install with shall mix with what they have
+    described = (HERE / "pyproject.toml").read_bytes() + lock.read_bytes() + sys.version.encode()
+    state = hashlib.sha256(described).hexdigest()
     stamps = [VENV / f"vitreous-ready{name}" for name in {extra, "dev"}]  # "dev" holds all that "" holds
     if any(stamp.is_file() and stamp.read_text() == state for stamp in stamps) and runs([str(PYTHON), "--version"]):
         return
     install = make_environment()
     print("Installing vitreous and what it needs (once; torch is a download of 200 MB or more) ...", flush=True)
     project = f"{HERE}[{extra}]" if extra else str(HERE)
+    locked = ["--constraint", str(lock)] if extra == "dev" else []
     environment = {**os.environ, "PIP_USER": "0"}  # a user-wide "user = true" would refuse to install here
-    if subprocess.run([*install, *wheels(), "--editable", project], env=environment, check=False).returncode:
+    if subprocess.run([*install, *wheels(), *locked, "--editable", project], env=environment, check=False).returncode:
         sys.exit("error: the installation failed; its reason stands above. Start again when it is mended.")
     (VENV / f"vitreous-ready{extra}").write_text(state)
 
