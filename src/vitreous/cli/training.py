@@ -12,7 +12,19 @@ import typer
 if TYPE_CHECKING:
     from vitreous.train import Progress
 
-from vitreous.cli.frame import SOURCE, STARTED, AsJson, DataRoot, PicturesOf, command, emit, seconds, settings, slug
+from vitreous.cli.frame import (
+    SOURCE,
+    STARTED,
+    AsJson,
+    DataRoot,
+    PicturesOf,
+    command,
+    data_sets,
+    emit,
+    seconds,
+    settings,
+    slug,
+)
 
 DEFAULT_BUDGET = 300.0
 """Seconds."""
@@ -22,7 +34,7 @@ NAMES = {"weights": "from", "any_size": "any-size"}
 
 @command
 def train(
-    source: Annotated[str | None, typer.Argument(metavar="DATA", help=SOURCE)] = None,
+    source: Annotated[str | None, typer.Argument(metavar="DATA", help=SOURCE, autocompletion=data_sets)] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The run folder; else runs/<name of the data>.")
     ] = None,
