@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from coloured import coloured_squares
 from PIL import Image
 
 from vitreous.augment import AugmentConfig
 from vitreous.config import RunConfig
-from vitreous.data import DataSet, Images
+from vitreous.data import DataSet
 from vitreous.vit import ViTConfig
 
 
@@ -43,18 +44,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _one_thread() -> None:
     """Tests have tiny tensors: more threads cost more than they bring, and results must not depend on them."""
     torch.set_num_threads(1)
-
-
-def coloured_squares(count: int, seed: int = 0) -> Images:
-    """Dark pictures (3, 8, 8) with a bright patch of 4 x 4 in one of four corners: the corner is the class."""
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(0, 16, (count, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    labels = torch.arange(count) % 4
-    for i, label in enumerate(labels.tolist()):
-        top, left = 4 * (label // 2), 4 * (label % 2)
-        pixels[i, :, top : top + 4, left : left + 4] += 200
-    names = ("top left", "top right", "bottom left", "bottom right")
-    return Images(pixels, labels, names, tuple(f"made/{i}" for i in range(count)))
 
 
 @pytest.fixture

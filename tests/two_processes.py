@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import coloured_squares
+from coloured import coloured_squares
 
 from vitreous import jobs, ranks, saving
 from vitreous import train as training
