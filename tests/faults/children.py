@@ -71,12 +71,13 @@ class Child:
     def strike(self, number: signal.Signals = signal.SIGKILL) -> None:
         self.process.send_signal(number)
 
-    def end(self, seconds: float = 300) -> int:
+    def end(self, seconds: float = 900) -> int:
         """The exit code, once the process has ended; within ``seconds``, or it is killed and TimeoutExpired raised."""
         try:
             rest, _ = self.process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
+            self.process.communicate()  # closes its pipe
             raise
         self.heard += rest.split("\n")[:-1]
         return self.process.returncode
