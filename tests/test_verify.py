@@ -149,6 +149,7 @@ def test_other_pictures_are_no_repetition(run: Path, tmp_path: Path) -> None:
         ([], "give one of: DATA; --like RUN; --resume --out RUN"),
         (["digits", "--like", "RUN"], "give one of"),
         (["--resume"], "give one of"),
+        (["--like", "RUN", "--resume"], "give one of"),
         (["--like", "RUN", "--seed", "1"], "--seed cannot be given with --like"),
         (["--like", "RUN", "--set", "batch=3"], "--set batch cannot be given with --like"),
         (["--like", "RUN", "--plan"], "--plan goes with neither"),

@@ -99,7 +99,7 @@ def train(
     changes = settings(change or []) | ({"data.images": json.dumps(str(images))} if images else {})
     if only_plan and (again or like):
         raise ValueError("--plan goes with neither --resume nor --like: those runs have their plan already")
-    if [source is not None or (again and out is not None), like is not None].count(True) != 1:
+    if (like and (source or again)) or not (source or like or (again and out)):
         raise ValueError("give one of: DATA; --like RUN; --resume --out RUN")
     if out is None and ranks.restarts():
         raise ValueError("torchrun --max-restarts goes on with a run that is named: give its folder with --out")
