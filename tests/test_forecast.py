@@ -88,4 +88,4 @@ def test_plan_prints_and_trains_nothing(tmp_path: Path) -> None:
 def test_plan_of_a_run_that_is_there_is_refused(tmp_path: Path) -> None:
     outcome = call("train", "digits", "--out", tmp_path, "--plan", "--resume")
     assert outcome.exit_code == 2
-    assert "--plan and --resume" in outcome.stderr
+    assert "--plan goes with neither --resume nor --like" in outcome.stderr
