@@ -4,6 +4,8 @@
 
 Rounds alternate: so many steps alone, then so many during which one checkpoint is copied and written. What those took
 longer is what a save costs; divided by the time until the next save (saving.py decides that), the share of training.
+On a machine with other work that difference drowns, so each round also counts the processor time of one more save with
+nothing beside it: what the save takes from training where there is no idle processor.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def measure(size: str, batch: int, rounds: int, folder: Path) -> dict[str, objec
     run.save()
     run.saver.wait()
     count = max(5, round(2 * run.saver.seconds / (steps(run, 5) / 5)))  # long enough for the writer to end
-    alone, beside, stalls, written, intervals = [], [], [], [], []
+    alone, beside, stalls, written, intervals, processor = [], [], [], [], [], []
     for _ in range(rounds):
         alone.append(steps(run, count))
         start = time.perf_counter()
@@ -59,6 +61,11 @@ def measure(size: str, batch: int, rounds: int, folder: Path) -> dict[str, objec
         run.saver.wait()
         written.append(run.saver.seconds)
         intervals.append(run.saver.interval())
+        steps(run, 1)
+        begun = time.process_time()
+        run.save()
+        run.saver.wait()
+        processor.append(time.process_time() - begun)
     extra = [late - early for late, early in zip(beside, alone, strict=True)]
     interval = statistics.median(intervals)
     (newest,) = sorted((folder / "checkpoints").iterdir())[-1:]
@@ -76,6 +83,9 @@ def measure(size: str, batch: int, rounds: int, folder: Path) -> dict[str, objec
         "cost_seconds_quartiles": [round(quartile, 4) for quartile in statistics.quantiles(extra)[::2]],
         "interval_seconds": round(interval, 1),
         "share": round(statistics.median(extra) / interval, 5),
+        "processor_seconds": round(statistics.median(processor), 4),
+        "processor_seconds_most": round(max(processor), 4),
+        "processor_share": round(statistics.median(processor) / interval, 5),
         "load": round(os.getloadavg()[0], 1),
         **hardware(),
     }
