@@ -166,8 +166,11 @@ GRADIENT = 4
 
 def paper() -> str:
     """Two models on 8, 64 and 1,024 GPUs: what a step takes of each, and what of it is waiting."""
+    from torch import nn
+
     from vitreous.clock import ASKED_EVERY_STEP
     from vitreous.cost import Machine, step_cost
+    from vitreous.models import build_model
     from vitreous.recipes import model_for
     from vitreous.vit import ViTConfig
 
@@ -182,7 +185,7 @@ def paper() -> str:
     for name, model, batch in (("nano, 32 pixels, 128", nano, 128), ("ViT-base, 224 pixels, 256", base, 256)):
         cost = step_cost(model, batch)
         alone = Machine(**GPU).seconds(cost)
-        norms = 2 * model.stem_depth if model.stem == "conv" else 0
+        norms = sum(isinstance(module, nn.BatchNorm2d) for module in build_model(model).modules())
         for count in (8, 64, 1024):
             link, depth = (INSIDE if count <= 8 else BETWEEN), math.log2(count)
             gradients = 2 * (count - 1) / count * GRADIENT * cost.parameters / link
