@@ -132,24 +132,28 @@ def measure(ways: list[Way], rounds: int, steps: int) -> list[dict[str, Any]]:
             way.seconds(3)
         for number in range(rounds):
             print(f"round {number + 1} of {rounds} ...", file=sys.stderr, flush=True)
-            for way in ways:
+            first = number % len(ways)  # nobody always follows the same one
+            for way in ways[first:] + ways[:first]:
                 rates[way.name].append(BATCH * steps / way.seconds(steps))
     finally:
         for way in ways:
             way.stop()
-    return [
-        {
-            "way": way.name,
-            "processes": way.count,
-            "threads_each": way.threads,
-            "images_per_second": statistics.median(rates[way.name]),
-            "of_alone": statistics.median(
-                own / alone for own, alone in zip(rates[way.name], rates[ways[0].name], strict=True)
-            ),
-            "rounds": rates[way.name],
-        }
-        for way in ways
-    ]
+    rows = []
+    for way in ways:
+        shares = [own / first for own, first in zip(rates[way.name], rates[ways[0].name], strict=True)]
+        quarters = statistics.quantiles(shares, method="inclusive")
+        rows.append(
+            {
+                "way": way.name,
+                "processes": way.count,
+                "threads_each": way.threads,
+                "images_per_second": statistics.median(rates[way.name]),
+                "of_first": quarters[1],
+                "of_first_quartiles": [quarters[0], quarters[2]],
+                "rounds": rates[way.name],
+            }
+        )
+    return rows
 
 
 GPU = {"flops": 0.45 * 989e12, "moved": 0.5 * 3.35e12 / 2, "started": 1e6}
@@ -234,11 +238,13 @@ def main() -> None:
     rows = measure(ways, options.rounds, options.steps)
     for row in (facts, *rows):
         print(json.dumps(row))
-    print("\n| way | processes x threads | images/s, median | of the first |\n|---|---|---:|---:|", file=sys.stderr)
+    head = "| way | processes x threads | images/s, median | of the first, median (quartiles) |\n|---|---|---:|---:|"
+    print(f"\n{head}", file=sys.stderr)
     for row in rows:
+        low, high = row["of_first_quartiles"]
         print(
             f"| {row['way']} | {row['processes']} x {row['threads_each']} | {row['images_per_second']:.0f} "
-            f"| {row['of_alone']:.1%} |",
+            f"| {row['of_first']:.1%} ({low:.1%} - {high:.1%}) |",
             file=sys.stderr,
         )
 
