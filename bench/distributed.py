@@ -7,7 +7,8 @@ The ways take turns, so that a slow moment of the machine hits all of them. Ever
 default model on the same batches, the optimisers included:
 
     alone    one process on all threads
-    wrapped  the same inside DistributedDataParallel, with batch statistics over its single process
+    carried  the same inside DistributedDataParallel, whose single process has nobody to tell
+    wrapped  and with batch statistics taken over that process too, as it would be one of several
     apart    so many processes on one thread each, with their share of the batch and nothing to tell each other
     copies   processes on one thread each that average their gradients (DistributedDataParallel)
     parts    the same, each with a part of every weight (FSDP2)
@@ -32,7 +33,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-WAYS = ("alone", "wrapped", "apart", "copies", "parts")
+WAYS = ("alone", "carried", "wrapped", "apart", "copies", "parts")
 PICTURES, SIDE, CLASSES, BATCH = 2048, 32, 10, 128
 
 
@@ -67,9 +68,10 @@ def work(way: str, share: int, precision: str) -> None:
     )
     with ranks.joined(), tempfile.TemporaryDirectory() as nowhere:
         run = Run(config, Path(nowhere), data, time.monotonic())
-        if way == "wrapped":
+        if way in ("carried", "wrapped"):
             dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-            parallel.over_all(run.model)
+            if way == "wrapped":
+                parallel.over_all(run.model)
             run.forward = DistributedDataParallel(run.model, gradient_as_bucket_view=True)
         run.model.train()
         for line in sys.stdin:
