@@ -24,7 +24,7 @@ from vitreous.config import override
 from vitreous.data import DataSet, Images
 from vitreous.device import hardware
 from vitreous.recipes import Wish, plan
-from vitreous.train import Run
+from vitreous.state import Run
 
 
 def pictures(count: int) -> Images:

@@ -50,7 +50,7 @@ def work(way: str, share: int, precision: str) -> None:
     from vitreous.config import RunConfig
     from vitreous.data import DataSet, Images
     from vitreous.recipes import model_for
-    from vitreous.train import Run
+    from vitreous.state import Run
 
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (PICTURES, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)

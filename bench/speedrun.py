@@ -25,8 +25,9 @@ import torch
 from vitreous.config import override
 from vitreous.data import load
 from vitreous.device import hardware
+from vitreous.looks import measure
 from vitreous.recipes import Wish, plan
-from vitreous.train import Run, measure
+from vitreous.state import Run
 
 WARM_STEPS = 3
 """At each picture size: CUDA graphs are recorded in the second, replayed from the third."""

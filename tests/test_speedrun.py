@@ -13,7 +13,7 @@ import torch
 
 from vitreous.config import RunConfig, override
 from vitreous.data import DataSet
-from vitreous.train import Run
+from vitreous.state import Run
 
 PATH = Path(__file__).parent.parent / "bench" / "speedrun.py"
 spec = importlib.util.spec_from_file_location("speedrun", PATH)

@@ -22,7 +22,8 @@ from vitreous.augment import AugmentConfig
 from vitreous.classifier import Classifier
 from vitreous.config import RunConfig, override
 from vitreous.data import DataSet
-from vitreous.train import Diverged, Progress, train
+from vitreous.state import Diverged, Run
+from vitreous.train import Progress, train
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -200,7 +201,7 @@ def test_a_compiled_step_learns_what_the_eager_one_does(tmp_path: Path, squares:
 
 
 def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path, squares: DataSet, tiny_run: RunConfig) -> None:
-    run = training.Run(tiny_run, tmp_path, squares, time.monotonic())
+    run = Run(tiny_run, tmp_path, squares, time.monotonic())
     run.advance(0.5)
     run.save()
     with torch.no_grad():

@@ -20,7 +20,7 @@ from vitreous.config import RunConfig
 from vitreous.data import DataSet
 from vitreous.looks import final_seconds
 from vitreous.models import count_flops
-from vitreous.train import Run
+from vitreous.state import Run
 
 STEPS = 4
 """Steps timed at each picture size, of which the first warms up."""

@@ -23,7 +23,7 @@ from vitreous.heatmaps import class_map
 from vitreous.lessons.samples import digits
 from vitreous.looks import measure
 from vitreous.optim import OptimConfig
-from vitreous.train import Run
+from vitreous.state import Run
 from vitreous.vit import ViTConfig
 
 STEPS = 300
