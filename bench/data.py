@@ -5,8 +5,8 @@
 DATA is a folder with Hugging Face style parquet of JPEGs (CIFAR-10's 60,000), which are written out as a folder per
 class first; all ways read that folder. A way is asked twice in every round, in a new process each time: the first time
 whatever it keeps is gone, the second time it is there. `start` is how long it takes, imports aside, until the first
-batch of 128 could be had; `pass` is one pass over all pictures in random order, as uint8 arrays in batches of 128.
-Ways:
+batch of 128 could be had; `pass` is one pass over all pictures in random order, as uint8 arrays in batches of 128;
+`cpu` is processor time of both, worker processes included. Ways:
 
 - vitreous: `vitreous.load`, and rows of its pixels.
 - datasets: `load_dataset("imagefolder")`, and rows of it with Pillow's pictures made arrays.
@@ -36,6 +36,8 @@ from typing import Any
 
 BATCH = 128
 WAYS = ("vitreous", "datasets", "pillow", "pillow, 2 processes")
+ALONE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+"""What every way runs under: `datasets` would ask the hub about a folder, and wait where there is no network."""
 
 
 def order(count: int) -> list[list[int]]:
@@ -134,14 +136,14 @@ def work(way: str, folder: Path, kept: Path) -> dict[str, float]:
         import datasets  # noqa: F401
     if way == "vitreous":
         import vitreous.data  # noqa: F401
-    begun = time.perf_counter()
+    begun, used = time.perf_counter(), sum(os.times()[:4])
     count, batches = MADE[way](folder, kept)
     next(batches())
     started = time.perf_counter()
     seen = sum(len(batch) for batch in batches())
     ended = time.perf_counter()
     assert seen == count, (seen, count)
-    return {"start": started - begun, "pass": ended - started, "count": count}
+    return {"start": started - begun, "pass": ended - started, "cpu": sum(os.times()[:4]) - used, "count": count}
 
 
 def write_folder(data: Path, count: int, folder: Path) -> None:
@@ -174,13 +176,13 @@ def measure(options: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
             for when in ("first", "second"):
                 python = options.peers_python if way == "datasets" else sys.executable
                 command = [python, __file__, str(folder), "--work", way, "--kept", str(kept)]
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | ALONE)
                 found[way, when].append(json.loads(done.stdout.splitlines()[-1]))
                 print(f"round {number + 1}: {way}, {when}: {done.stdout.strip()}", file=sys.stderr, flush=True)
     rows = []
     for (way, when), times in found.items():
         row: dict[str, Any] = {"way": way, "time": when, "count": times[0]["count"]}
-        for name in ("start", "pass"):
+        for name in ("start", "pass", "cpu"):
             row[name] = statistics.median(each[name] for each in times)
             row[f"{name}_rounds"] = [round(each[name], 3) for each in times]
         rows.append(row | {"images_a_second": row["count"] / row["pass"]})
@@ -193,12 +195,12 @@ def markdown(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         f"{facts['count']:,} JPEGs; {facts['cpu']}, load {facts['load_average']:.1f} at the start, {facts['rounds']} "
         f"rounds, {facts['date']}",
         "",
-        "| way | time | start, s | a pass, s | images/s in the pass | start and pass, s |",
-        "|---|---|---:|---:|---:|---:|",
+        "| way | time | start, s | a pass, s | images/s in the pass | start and pass, s | CPU, s |",
+        "|---|---|---:|---:|---:|---:|---:|",
     ]
     lines += [
         f"| {row['way']} | {row['time']} | {row['start']:.2f} | {row['pass']:.2f} | {row['images_a_second']:,.0f} "
-        f"| {row['start'] + row['pass']:.2f} |"
+        f"| {row['start'] + row['pass']:.2f} | {row['cpu']:.1f} |"
         for row in rows
     ]
     return "\n".join(lines)

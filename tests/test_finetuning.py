@@ -15,13 +15,15 @@ from test_pretrained import drawn, timm_like
 from test_readme import ROOT, commands
 
 from vitreous.augment import AugmentConfig
-from vitreous.classifier import Classifier
+from vitreous.classifier import Classifier, normalise
 from vitreous.config import RunConfig
 from vitreous.data import DataSet
+from vitreous.device import Plan
 from vitreous.finetuning import fit, plan_from
 from vitreous.jobs import resume, train_on
 from vitreous.models import build_model
 from vitreous.pretrained import Pretrained, read
+from vitreous.probing import Vectors
 from vitreous.recipes import Wish
 from vitreous.train import train
 from vitreous.vit import ViTConfig
@@ -61,6 +63,46 @@ def test_what_is_frozen_stays_to_the_bit_and_the_head_learns(squares: DataSet, t
         assert torch.equal(kept[name], tensor), name  # the statistics of the stem's normalisation too
     assert result.val_accuracy is not None
     assert result.val_accuracy > 0.5
+
+
+def test_a_probe_learns_the_head_that_unchanged_pictures_would_and_looks_at_each_once(
+    squares: DataSet, tmp_path: Path
+) -> None:
+    config, start = started(squares, stem="conv")
+    frozen = replace(config, optim=replace(config.optim, lr=0.05, freeze=True))
+    anew = train(frozen, tmp_path / "anew", squares, weights=lambda: start.weights)
+    once = train(replace(frozen, probe=True), tmp_path / "once", squares, weights=lambda: start.weights)
+    kept, expected = once.classifier.model.state_dict(), anew.classifier.model.state_dict()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(kept[name], tensor, rtol=0, atol=1e-5 if name.startswith("head.") else 0)
+    assert once.val_accuracy is not None
+    assert once.val_accuracy > 0.5
+
+
+def test_features_of_a_probe_are_computed_when_a_step_first_asks_for_them(squares: DataSet) -> None:
+    assert squares.train is not None
+    config, _ = started(squares)
+    probe = replace(config, optim=replace(config.optim, freeze=True), probe=True)
+    model, seen = build_model(probe.model).eval(), []
+    reading = model.patch_embed.register_forward_hook(lambda _, given, made: seen.append(len(given[0])))
+    vectors = Vectors(squares.train, probe, model, Plan(torch.device("cpu"), "fp32", "explicit", ""))
+    for step in range(24):  # three epochs of 128 pictures
+        inputs, targets = vectors.at(step, 8, torch.device("cpu"))
+    assert seen == [16] * 8
+    reading.remove()
+    pixels = squares.train.pixels[vectors.chosen(23)]
+    torch.testing.assert_close(inputs, model.features(normalise(pixels, vectors.mean, vectors.std)).detach())
+    assert torch.equal(targets.argmax(dim=1), squares.train.labels[vectors.chosen(23)])
+
+
+def test_a_resumed_probe_goes_on_to_the_same_head(squares: DataSet, tmp_path: Path) -> None:
+    config, start = started(squares)
+    probe = replace(config, steps=12, optim=replace(config.optim, lr=0.05, freeze=True), probe=True)
+    whole = train(probe, tmp_path / "whole", squares, weights=lambda: start.weights)
+    half = train(probe, tmp_path / "half", squares, weights=lambda: start.weights, watch=Interrupt(9))
+    assert half.interrupted
+    on = train(probe, tmp_path / "half", squares, resume=True)
+    torch.testing.assert_close(on.classifier.model.state_dict(), whole.classifier.model.state_dict(), rtol=0, atol=1e-5)
 
 
 def test_a_resumed_run_equals_the_uninterrupted_one_without_the_weights(squares: DataSet, tmp_path: Path) -> None:
@@ -126,6 +168,14 @@ def test_the_command_goes_on_from_a_run_and_from_a_file(tmp_path: Path) -> None:
     one, two = (Classifier.load(tmp_path / name).model.state_dict() for name in ("first", "second"))
     assert all(torch.equal(one[name], two[name]) for name in one if not name.startswith("head."))
     assert not torch.equal(one["head.weight"], two["head.weight"])
+    probed = call("train", "digits", "--from", tmp_path / "first", "--probe", "--out", tmp_path / "probed", *common)
+    assert probed.exit_code == 0, probed.stderr
+    assert "what the head reads of each is computed once" in probed.stderr
+    assert Classifier.load(tmp_path / "probed").provenance["recipe"] == "probe"
+    again = call("train", "digits", "--config", tmp_path / "probed" / "config.json", "--out", tmp_path / "again")
+    assert again.exit_code == 0, again.stderr
+    one, two = (Classifier.load(tmp_path / name).model.state_dict() for name in ("probed", "again"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
     larger = ["--set", "model.image_size=16"]
     third = call("train", "digits", "--from", timm_like(tmp_path / "w"), "--out", tmp_path / "third", *common, *larger)
     assert third.exit_code == 0, third.stderr
@@ -143,6 +193,8 @@ def test_the_command_goes_on_from_a_run_and_from_a_file(tmp_path: Path) -> None:
         (["--set", "model.width=32"], "leave --set model... out"),
         (["--set", "model.image_size=30"], "30 pixels are no multiple of the patch"),
         (["--set", "optim.layer_decay=2"], "layer_decay is 2.0: it is a share"),
+        (["--probe", "--set", "augment.shift=0.1"], "leave augment, sizes and phases out, or take --freeze"),
+        (["--set", "probe=true"], "nothing before the head may learn"),
     ],
 )
 def test_wishes_that_weights_do_not_grant_are_refused(words: list[str], said: str, tmp_path: Path) -> None:
@@ -159,8 +211,9 @@ def test_weights_that_cannot_be_used_stop_the_command_before_the_data_are_read(t
     assert outcome.exit_code == 2
     assert "is a pickle, which can run any program" in outcome.stderr
     assert "nowhere" not in outcome.stderr
-    frozen = call("train", "digits", "--freeze", "--steps", 1)
-    assert "say which with --from" in frozen.stderr
+    for option in ("--freeze", "--probe"):
+        frozen = call("train", "digits", option, "--steps", 1)
+        assert f"{option} keeps weights as they are: say which with --from" in frozen.stderr
 
 
 def test_a_head_for_the_same_classes_is_kept(squares: DataSet) -> None:
@@ -175,7 +228,7 @@ def test_every_command_of_the_page_runs(workplace: Path, monkeypatch: pytest.Mon
     folder = timm_like(workplace / "vit-tiny")
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repository, **options: str(folder))
     found = commands(ROOT / "docs" / "fine-tuning.md", "vitreous")
-    assert [words[1] for words in found] == ["train"] * 5 + ["import", "predict", "heatmap"]
+    assert [words[1] for words in found] == ["train"] * 6 + ["import", "predict", "heatmap"]
     for _, *words in found:
         if words[0] == "train":
             limit = next(words.index(name) for name in ("--budget", "--epochs", "--steps") if name in words)

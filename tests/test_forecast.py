@@ -16,6 +16,7 @@ from vitreous.config import Phase, RunConfig
 from vitreous.data import DataSet
 from vitreous.forecast import MEASURED, expected_accuracy, forecast
 from vitreous.models import count_flops
+from vitreous.optim import OptimConfig
 from vitreous.train import train
 
 ROWS = Path(__file__).parent.parent / "bench" / "time_to_accuracy.jsonl"
@@ -38,6 +39,13 @@ def test_a_run_of_steps_is_foretold_exactly_and_costs_three_times_the_way_forwar
     expected = forecast(tiny_run, squares, time.monotonic())
     assert expected.images == 30 * 16
     assert expected.flops == 3 * 480 * count_flops(tiny_run.model)
+
+
+def test_a_probe_takes_each_picture_through_the_model_once(squares: DataSet, tiny_run: RunConfig) -> None:
+    config = dataclasses.replace(tiny_run, probe=True, optim=OptimConfig(freeze=True))
+    expected = forecast(config, squares, time.monotonic())
+    assert expected.images == 480
+    assert expected.flops == 128 * count_flops(tiny_run.model)
 
 
 def test_every_picture_size_counts_with_its_share(squares: DataSet, tiny_run: RunConfig) -> None:

@@ -14,7 +14,7 @@ from vitreous.runs import read_config
 from vitreous.settings import combine, read_settings
 
 NOTHING = dict.fromkeys(
-    ("size", "stem", "model", "weights", "freeze", "any_size", "budget", "epochs", "steps", "seed", "device")
+    ("size", "stem", "model", "weights", "freeze", "probe", "any_size", "budget", "epochs", "steps", "seed", "device")
 )
 
 

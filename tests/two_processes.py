@@ -39,6 +39,9 @@ PATCH = RunConfig(
 )
 CONV = dataclasses.replace(PATCH, model=dataclasses.replace(MODEL, stem="conv"))
 PARTS = dataclasses.replace(CONV, shard=True)
+PROBE = dataclasses.replace(
+    CONV, augment=AugmentConfig(flip=False, shift=0.0), optim=OptimConfig("adamw", lr=1e-2, freeze=True), probe=True
+)
 MUON = dataclasses.replace(PATCH, optim=OptimConfig("muon"), steps=8)
 """Few steps: it orthogonalises in bf16, so that a difference in the last bit grows a hundredfold in ten steps."""
 MUON_PARTS = dataclasses.replace(MUON, shard=True)
@@ -57,7 +60,7 @@ def squares() -> DataSet:
 
 def compare(folder: Path) -> None:
     """Whole runs, to be compared with those of one process."""
-    for name in ("patch", "conv", "parts", "muon", "muon_parts"):
+    for name in ("patch", "conv", "parts", "probe", "muon", "muon_parts"):
         training.train(globals()[name.upper()], folder / name, squares())
     jobs.train_on(KILLED, folder / "not-killed", changes=SMALL)
 

@@ -77,6 +77,8 @@ class RunConfig:
     steps: int | None = None
     weights: str = ""
     """What the model started from, as :func:`vitreous.pretrained.read` takes it; empty: weights drawn by the seed."""
+    probe: bool = False
+    """Let the head alone learn, on features that are computed once a picture; with ``optim.freeze``."""
     seed: int = 0
     batch: int = 128
     phases: tuple[Phase, ...] = ()
@@ -125,6 +127,13 @@ class RunConfig:
         for name, known in (("precision", ("auto", "fp32", "bf16")), ("attention", ("auto", "fused", "explicit"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: it is one of {', '.join(known)}")
+        if self.probe and not self.optim.freeze:
+            raise ValueError("probe computes features once, so nothing before the head may learn: take --probe")
+        if self.probe and (self.sizes or self.phases or self.augment != AugmentConfig(flip=False, shift=0.0)):
+            raise ValueError(
+                "probe computes features once, so pictures stay as they are: leave augment, sizes and phases out, "
+                "or take --freeze, which computes them anew for every step"
+            )
         if self.sizes and self.phases:
             raise ValueError(
                 "sizes and phases both say how large pictures are: give one of them, as with --set phases=[]"

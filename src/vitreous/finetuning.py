@@ -41,27 +41,31 @@ def plan_from(wish: Wish, data: DataSet, start: Pretrained) -> tuple[RunConfig, 
         if value is not None:
             raise ValueError(f"{option} cannot be given with --from: the weights have decided on the model")
     notes = list(start.notes)
-    if wish.freeze:
+    if wish.freeze or wish.probe:
         notes.append("the head alone learns; everything before it stays as it is")
         optim = OptimConfig(name="adamw", lr=HEAD_RATE, freeze=True)
     else:
         notes.append(f"each layer learns at {LAYER_DECAY} of the rate of the one after it, the head at {RATE:g}")
         optim = OptimConfig(name="adamw", lr=RATE, layer_decay=LAYER_DECAY, warmup=0.1)
-    flips = not looks_like_characters(data.name)
-    if not flips:
+    flips, shift = not wish.probe and not looks_like_characters(data.name), 0.0625
+    if wish.probe:
+        notes.append("pictures are not changed, so what the head reads of each is computed once")
+        shift = 0.0
+    elif not flips:
         notes.append("no mirrored pictures: left and right carry meaning in characters")
     config = RunConfig(
         data=DataConfig(wish.source, wish.val_fraction, mean=start.mean, std=start.std),
         model=start.config,
-        augment=AugmentConfig(flip=flips, shift=0.0625),
+        augment=AugmentConfig(flip=flips, shift=shift),
         optim=optim,
         budget=wish.budget,
         epochs=wish.epochs,
         steps=wish.steps,
         weights=start.source,
+        probe=wish.probe,
         seed=wish.seed,
         batch=max(2, min(LARGEST_BATCH, len(data.train) // 16)),
         device=wish.device,
-        recipe="finetune-frozen" if wish.freeze else "finetune",
+        recipe="probe" if wish.probe else "finetune-frozen" if wish.freeze else "finetune",
     )
     return config, notes

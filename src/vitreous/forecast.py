@@ -79,30 +79,42 @@ def forecast(config: RunConfig, data: DataSet, started: float) -> Forecast:
     if config.sizes:  # about as long on each
         parts = [(size, 1 / len(config.sizes)) for size in config.sizes]
     run.learn()
-    batch, speeds = run.batches.batch, {}
-    for size, _ in parts:
-        times = []
-        for _ in range(STEPS):
-            begun = time.perf_counter()
-            run.advance(0.0, size)
-            times.append(time.perf_counter() - begun)
-        speeds[size] = batch / statistics.median(times[1:])
-    if config.budget is not None:
-        training = max(0.0, config.budget - start - reserve)
-        seen = {size: training * share * speeds[size] for size, share in parts}
+    speeds = {size: _speed(run, size) for size, _ in parts}
+    training = max(0.0, config.budget - start - reserve) if config.budget is not None else None
+    total_images = (run.clock.steps or 0) * run.batches.batch
+    if config.probe:  # each picture goes through the model once, its features through the head at every step
+        run.step, count = 0, len(run.images)
+        (first,), again = speeds.values(), _speed(run, config.model.image_size)
+        if training is None:
+            training = min(total_images, count) / first + max(0, total_images - count) / again
+        images = round(min(training, count / first) * first + max(0.0, training - count / first) * again)
+        flops = 1.0 * count_flops(config.model, config.model.image_size) * min(images, count)
     else:
-        steps = run.clock.steps or 0
-        seen = {size: steps * batch * share for size, share in parts}
-        training = sum(seen[size] / speeds[size] for size in seen)
-    images = round(sum(seen.values()))
+        if training is None:
+            seen = {size: total_images * share for size, share in parts}
+            training = sum(seen[size] / speeds[size] for size in seen)
+        else:
+            seen = {size: training * share * speeds[size] for size, share in parts}
+        images = round(sum(seen.values()))
+        flops = sum(3.0 * count_flops(config.model, size) * count for size, count in seen.items())
     return Forecast(
         seconds=config.budget or training + reserve,
         images=images,
         epochs=images / len(run.images),
         images_per_second=images / training if training else 0.0,
-        flops=sum(3.0 * count_flops(config.model, size) * count for size, count in seen.items()),
+        flops=flops,
         accuracy=expected_accuracy(data.name, config.recipe, images),
     )
+
+
+def _speed(run: Run, size: int) -> float:
+    """Pictures a second of the run's next few steps, with pictures of ``size`` pixels."""
+    times = []
+    for _ in range(STEPS):
+        begun = time.perf_counter()
+        run.advance(0.0, size)
+        times.append(time.perf_counter() - begun)
+    return run.batches.batch / statistics.median(times[1:])
 
 
 def expected_accuracy(name: str, recipe: str, images: int) -> float | None:

@@ -76,8 +76,9 @@ def _planned(wish: Wish, changes: Mapping[str, str], data_root: Path | None) -> 
     side, heads = (
         _whole(name, changes[name]) if name in changes else None for name in ("model.image_size", "model.heads")
     )
-    if wish.freeze and not wish.weights:
-        raise ValueError("--freeze keeps weights as they are: say which with --from")
+    if (wish.freeze or wish.probe) and not wish.weights:
+        option = "--probe" if wish.probe else "--freeze"
+        raise ValueError(f"{option} keeps weights as they are: say which with --from")
     start = read(wish.weights, heads) if wish.weights else None
     held_out = replace(held_out, source=wish.source)
     data = _read(held_out, side or (start.config.image_size if start else None), data_root)

@@ -41,6 +41,8 @@ class Wish:
     """What to start from, as :func:`vitreous.pretrained.read` takes it (finetuning.py)."""
     freeze: bool = False
     """Let the head alone learn."""
+    probe: bool = False
+    """Likewise, on features that are computed once a picture."""
 
 
 LARGEST_BATCH = 128

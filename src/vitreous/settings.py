@@ -30,6 +30,7 @@ BESIDE = {
     "stem": ("model.stem", "model.stem_depth", "model.stem_early"),
     "any_size": ("sizes", "phases"),
     "freeze": ("optim.freeze",),
+    "probe": ("probe", "optim.freeze", "augment.flip", "augment.shift"),
 }
 """Options of the command line, and the settings of a file that each of them overrules."""
 

@@ -26,6 +26,7 @@ from vitreous.data import DataSet, Images
 from vitreous.device import choose, hardware, keep_memory, pick_device
 from vitreous.models import build_model, count_parameters
 from vitreous.optim import build_optimizers, freeze, lr_at, set_lr
+from vitreous.probing import Vectors
 from vitreous.saving import Saver
 
 LOG_STEPS = 20
@@ -60,11 +61,15 @@ class Run:
             way = past["plan"]["precision"], past["plan"]["attention"]
         size, channels = config.model.image_size, config.model.channels
         self.plan = choose(self.model, size, channels, *way)
+        learning, shard = self.model, config.shard
+        if config.probe:  # the rest is only read with: every process has it whole
+            self.batches = Vectors(self.images, config, self.model, self.plan)
+            learning, shard = self.model.get_submodule("head"), False
         self.batches.to(self.plan.device)
         self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False) if config.ema else None
         if self.averaged is not None:
-            parallel.spread(self.averaged, config.shard)
-        spread = parallel.spread(self.model, config.shard)
+            parallel.spread(self.averaged, shard)
+        spread = parallel.spread(learning, shard)
         self.forward = torch.compile(spread, dynamic=False) if config.compile else spread
         self.optimizers = build_optimizers(self.model, config.optim)
         self.pictures = origin.pictures(self.images)

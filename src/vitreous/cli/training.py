@@ -61,6 +61,9 @@ def train(
         ),
     ] = None,
     freeze: Annotated[bool, typer.Option("--freeze", help="Let the head alone learn; with --from.")] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Likewise, on features computed once: unchanged pictures; with --from.")
+    ] = False,
     any_size: Annotated[
         bool, typer.Option("--any-size", help="Train on several picture sizes, for pictures of other sizes later.")
     ] = False,
@@ -110,6 +113,7 @@ def train(
         "model": model,
         "weights": start,
         "freeze": freeze or None,
+        "probe": probe or None,
         "any_size": any_size or None,
         "budget": budget,
         "epochs": epochs,
