@@ -82,6 +82,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             Image.fromarray(next(pictures)).save(tmp_path / "pets" / name / f"{number}.png")
     for name in ("new-picture.jpg", "picture.png"):
         Image.fromarray(next(pictures)).save(tmp_path / name)
+    rows = [f"pets/{name}/{number}.png,{name}" for name in ("cat", "dog") for number in range(10)]
+    (tmp_path / "pets.csv").write_text("\n".join(["path,label", *rows]))
+    (tmp_path / "elsewhere").symlink_to(".")  # where pets.csv could be seen from as well
     (tmp_path / "list.txt").write_text("pets/cat/0.png\npets/dog/1.png\n")
     (tmp_path / "sets" / "cifar10").mkdir(parents=True)
     for split, count in (("train", 40), ("test", 20)):
