@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vitreous.config import RunConfig, override
-from vitreous.runs import Journal, changes, claim, prepare
+from vitreous.runs import Journal, changes, claim, prepare, read_config
 
 HOLD = """
 import pathlib, sys
@@ -68,6 +68,17 @@ def test_the_config_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
     with pytest.raises(OSError, match="No space"):
         prepare(tmp_path, RunConfig(steps=1), resume=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_run_folder_is_told_by_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"is no run folder: it has no config\.json"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json: the configuration is no JSON"):
+        read_config(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(FileNotFoundError, match="is a classifier and no run folder"):
+        read_config(tmp_path)
 
 
 def test_settings_that_differ_are_listed() -> None:

@@ -120,7 +120,7 @@ def _stem(config: ViTConfig, batch: int, side: int, patches: int, width_of_numbe
         channels = narrowest(width)
     widths = stage_widths(config.patch_size, width, config.stem_early)
     for number, after in enumerate(widths, start=1):
-        times = TRAINING - (channels == config.channels)  # no gradient by the pixels
+        times = TRAINING - (number == 1 and not config.stem_early)  # no gradient by the pixels
         total += _convolution(channels, after, places, times, width_of_number)
         places, channels = places // (4 if config.patch_size > 1 else 1), after
         values = places * after

@@ -90,11 +90,16 @@ def discard(run: Path) -> None:
 
 
 def read_config(run: str | Path) -> RunConfig:
-    """The config of a run folder. Raises FileNotFoundError where there is none."""
+    """The config of a run folder. Raises FileNotFoundError where there is none, ValueError where it cannot be read."""
     path = Path(run) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{run} is no run folder: it has no config.json")
-    return from_json(path.read_text())
+    if path.with_name("model.safetensors").is_file():
+        raise FileNotFoundError(f"{run} is a classifier and no run folder: name the folder that train wrote it into")
+    try:
+        return from_json(path.read_text())
+    except ValueError as problem:
+        raise ValueError(f"{path}: {problem}") from None
 
 
 def place(run: Path) -> Path:

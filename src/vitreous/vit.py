@@ -190,7 +190,8 @@ class ViTConfig:
     stem_depth: int = 2
     """Residual convolutions on the token grid; in the conv stem only."""
     stem_early: int = 0
-    """Residual convolutions between the pools, behind a narrow first one; 0 for the stem of Hassani et al. 2021."""
+    """Residual convolutions between the pools, behind a narrow first one; 0 for the stem of Hassani et al. 2021. In the
+    conv stem only."""
     stem_norm: str = "batch"
     """``batch`` normalisation, or ``picture``: each picture alone, for several picture sizes; in the conv stem only."""
     pool: str = "class"
