@@ -54,7 +54,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with pytest.raises(Stop):
             train(getattr(two_processes, name.upper()), folder / name, two_processes.squares(), watch=kill)
     patched.undo()
-    done = torchrun("compare,reshape,fail", folder)
+    done = torchrun("compare,reshape,leave,fail", folder)
     (folder / "said").write_text(done.stderr)
     assert "the second process found something wrong" in done.stderr, done.stderr
     return folder
@@ -105,6 +105,10 @@ def test_one_process_says_what_went_wrong(together: Path) -> None:
     said = (together / "said").read_text()
     assert said.count("ValueError: the second process found something wrong") == 1
     assert said.count("Traceback") == 2  # its own, and torchrun's
+
+
+def test_who_has_parted_is_held_by_no_thread_that_could_end_python_from_below(together: Path) -> None:
+    assert [(together / f"held-{rank}").read_text() for rank in (0, 1)] == ["0 of 200"] * 2
 
 
 def test_after_a_kill_torchrun_starts_again_and_the_run_goes_on_by_itself_to_the_bit(

@@ -9,9 +9,11 @@ import dataclasses
 import os
 import signal
 import sys
+import weakref
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from coloured import coloured_squares
 
 from vitreous import jobs, ranks, saving
@@ -92,6 +94,24 @@ def fail(folder: Path) -> None:
     ranks.total([0.0])
 
 
+def leave(folder: Path) -> None:
+    """Parts two hundred times; how often a thread still held the last word when it had parted."""
+    words: list[weakref.ref[torch.Tensor]] = []
+    all_reduce = dist.all_reduce
+
+    def heard(tensor: torch.Tensor) -> None:
+        words.append(weakref.ref(tensor))
+        all_reduce(tensor)
+
+    dist.all_reduce = heard
+    held = 0
+    for _ in range(200):
+        ranks.part()
+        held += words[-1]() is not None
+    dist.all_reduce = all_reduce
+    (folder / f"held-{ranks.rank()}").write_text(f"{held} of {len(words)}")
+
+
 def kill(folder: Path) -> None:
     """The second process dies in the middle; started again, the same call goes on."""
     advance = training.Run.advance
@@ -113,4 +133,4 @@ if __name__ == "__main__":
     training.LOG_STEPS = 1
     with ranks.joined():
         for task in sys.argv[1].split(","):
-            {"compare": compare, "reshape": reshape, "fail": fail, "kill": kill}[task](Path(sys.argv[2]))
+            globals()[task](Path(sys.argv[2]))

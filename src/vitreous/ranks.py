@@ -13,6 +13,7 @@ import contextlib
 import os
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -25,6 +26,8 @@ T = TypeVar("T")
 CPU = torch.device("cpu")
 WAIT = timedelta(minutes=10)
 """For the other processes to be started."""
+PATIENCE = 5.0
+"""Seconds, at most, for a thread of torch to let go of a tensor that it has long carried."""
 
 
 def rank() -> int:
@@ -83,6 +86,23 @@ def told(values: Sequence[float]) -> list[float]:
     return numbers.tolist()
 
 
+def part() -> None:
+    """Waits for all processes, and until the thread that carried their last word has let go of it.
+
+    Torch keeps its threads to the end of the process where a DistributedDataParallel was ever made, and a collective
+    returns before its thread has freed the tensor. One that does so while Python ends takes the process down with it
+    (SIGABRT), and torchrun calls a finished run failed.
+    """
+    if not _many():
+        return
+    word = torch.zeros(1)
+    held, latest = weakref.ref(word), time.monotonic() + PATIENCE
+    dist.all_reduce(word)
+    del word
+    while held() is not None and time.monotonic() < latest:
+        time.sleep(0.001)
+
+
 def from_first(call: Callable[[], T]) -> T:
     """What ``call`` gives the first process, on every process. What it raises there is raised on all."""
     if not _many():
@@ -132,7 +152,7 @@ def joined() -> Iterator[None]:
     dist.init_process_group(backend, store=store, rank=number, world_size=count)
     try:
         yield
-        total([0.0])  # nobody leaves while another may still ask
+        part()  # nobody leaves while another may still ask
     except BaseException as problem:
         if not _speaks(store):
             raise SystemExit(2) from None
