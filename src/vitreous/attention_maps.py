@@ -162,9 +162,7 @@ def push(flow: Tensor, q: Tensor, k: Tensor, place: Place | None) -> Tensor:
     """A row vector times the attention matrix, mean over heads, without forming it: (B, N) -> (B, N)."""
     pushed = torch.zeros_like(flow)
     for part, rows in some_rows(q, k, place):
-        some = flow[:, part]
-        if some.any():  # only the class token sends anything in the last layer
-            pushed += (some[:, None, None].to(rows.dtype) @ rows)[:, :, 0].float().mean(dim=1)
+        pushed += (flow[:, None, None, part].to(rows.dtype) @ rows)[:, :, 0].float().mean(dim=1)
     return pushed
 
 
@@ -180,11 +178,11 @@ def rollout(model: nn.Module, images: Tensor, batch: int = BATCH) -> Tensor:
     with looking(model):
         for some in images.split(batch):
             vit, place = attentive(model), attentive(model).place(some)
-            flow = None
-            for block, x in reversed(list(entering(vit, some))):
+            *below, (last, x) = entering(vit, some)
+            row = ROWS[vit.config.pool](last, x, place, vit.config.special).float().mean(dim=1)
+            flow = (source(vit, x) + row) / 2
+            for block, x in reversed(below):
                 q, k, _ = block.attn.project(block.norm1(x), place)
-                flow = source(vit, x) if flow is None else flow
                 flow = (flow + push(flow, q, k, place)) / 2
-            assert flow is not None
             maps.append(flow[:, vit.config.special :].unflatten(-1, vit.grid(some)))
     return torch.cat(maps)
