@@ -8,9 +8,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 driver = pytest.importorskip("playwright.sync_api", reason="needs the browser extra: pip install 'vitreous[browser]'")
 
@@ -63,6 +66,22 @@ class Watched:
         assert self.errors == []
         for url, own in self.asked:
             assert url.startswith(own), url
+
+
+@contextmanager
+def photographs(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Where to put screenshots under the name they have in the docs, each as ``NAME.png``.
+
+    Afterwards each must show more than an empty page. With ``--screenshots FOLDER`` they are kept there.
+    """
+    folder: Path = request.config.getoption("--screenshots") or request.getfixturevalue("tmp_path")
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.png")}
+    yield folder
+    made = [path for path in folder.glob("*.png") if before.get(path) != path.stat().st_mtime_ns]
+    assert made
+    for path in made:
+        with Image.open(path) as picture:
+            assert np.asarray(picture.convert("L")).std() > 10, f"{path.name} is nearly empty"
 
 
 def contrast(page: Page, selector: str) -> float:

@@ -26,6 +26,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="sample",
         help="sample: half a minute of tests/faults; full: all of it, many child processes",
     )
+    parser.addoption("--screenshots", type=Path, help="keep what the tests photograph of the pages in this folder")
+    parser.addoption("--run", type=Path, help="whose page they photograph, a run on pictures; else one of the digits")
 
 
 def pytest_configure(config: pytest.Config) -> None:

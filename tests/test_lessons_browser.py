@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import Browser, Page, Watched, chromium
+from browsing import Browser, Page, Watched, chromium, photographs
 from serving import picture
 
 from vitreous.lessons import page as exporting
@@ -35,13 +37,12 @@ def watched(browser: Browser) -> Iterator[Watched]:
     watched.close()
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where the first lesson is served, as ``vitreous lesson arrays`` does it, without opening a browser."""
+@contextmanager
+def served(name: str, home: Path) -> Iterator[str]:
+    """Where a lesson is, as ``vitreous lesson NAME`` serves it, without opening a browser."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    home = tmp_path_factory.mktemp("marimo")  # it keeps its settings there
-    command = [sys.executable, "-m", "marimo", "run", "--headless", "--port", str(port), str(notebook("arrays"))]
+    command = [sys.executable, "-m", "marimo", "run", "--headless", "--port", str(port), str(notebook(name))]
     environment = os.environ | {"HOME": str(home), "XDG_CONFIG_HOME": str(home), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -58,11 +59,23 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait(60)
 
 
-@pytest.fixture
-def lesson(watched: Watched, address: str) -> Page:
-    page = watched.page((address, address.replace("http", "ws"), "data:", f"blob:{address}"))
+def opened(watched: Watched, address: str, **options: Any) -> Page:
+    page = watched.page((address, address.replace("http", "ws"), "data:", f"blob:{address}"), **options)
     page.context.grant_permissions(["camera"])
     page.goto(address)
+    return page
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of the first lesson."""
+    with served("arrays", tmp_path_factory.mktemp("marimo")) as address:
+        yield address
+
+
+@pytest.fixture
+def lesson(watched: Watched, address: str) -> Page:
+    page = opened(watched, address)
     page.get_by_text("Not yet.").nth(3).wait_for()  # the last cell has run
     return page
 
@@ -106,6 +119,70 @@ def test_the_webcam_gives_a_picture_and_takes_it_back(lesson: Page) -> None:
     lesson.get_by_role("button", name="Without it again").click()
     lesson.wait_for_function(OTHER, arg=taken)
     assert lesson.locator("svg image").first.get_attribute("href") == before
+
+
+def test_tokens_are_shuffled_looked_at_and_walked_through(
+    request: pytest.FixtureRequest, watched: Watched, tmp_path: Path
+) -> None:
+    with served("tokens", tmp_path) as address, photographs(request) as folder:
+        page = opened(watched, address)
+        page.get_by_text("Not yet.").nth(2).wait_for()  # the model has learned, and the last cell has run
+        shown = page.locator("svg image").first.get_attribute("href")
+        page.get_by_role("slider").nth(0).press("ArrowRight")  # another digit
+        page.wait_for_function(OTHER, arg=shown)
+
+        changes = page.get_by_text("Shuffling changes the model's scores by up to")
+        before = changes.inner_text()
+        page.get_by_role("slider").nth(1).press("ArrowLeft")
+        page.wait_for_function("(before) => !document.body.innerText.includes(before)", arg=before)
+        page.get_by_role("radio", name="nothing", exact=True).click()
+        page.get_by_text("a sum does not know the order of its terms").wait_for()
+
+        drawing = page.locator("div[id^=attention]").first
+        at_rest, row = drawing.locator(".row.first .over"), drawing.locator(".row").nth(6)
+        assert at_rest.evaluate("(group) => getComputedStyle(group).visibility") == "visible"
+        row.locator(".hit").hover()
+        assert row.locator(".over").evaluate("(group) => getComputedStyle(group).visibility") == "visible"
+        assert at_rest.evaluate("(group) => getComputedStyle(group).visibility") == "hidden"
+        assert row.locator("title").text_content().startswith("patch 5 looks most at")
+        drawing.screenshot(path=folder / "lesson.png")
+
+        page.get_by_text("The tokens come in.").wait_for()
+        page.get_by_role("slider").last.press("End")
+        page.get_by_text("These tokens enter the next block.").wait_for()
+
+
+def test_a_model_is_trained_as_asked_and_seen_at_any_moment(watched: Watched, tmp_path: Path) -> None:
+    with served("training", tmp_path) as address:
+        page = opened(watched, address)
+        page.get_by_text("Half a minute, once you press.").wait_for()
+        whole = page.get_by_text("Step 300 of 300").first
+        whole.wait_for()
+        first = whole.inner_text()
+        page.get_by_label("positions").select_option("none")
+        page.get_by_role("button", name="Train", exact=True).click()
+        page.wait_for_function("(first) => !document.body.innerText.includes(first)", arg=first)
+        whole.wait_for()
+        page.get_by_text("Step 150 of 300").wait_for()  # half-way, where the moments open
+        page.get_by_role("slider").last.press("Home")
+        page.get_by_text("Step 0 of 300").wait_for()
+
+        page.get_by_role("button", name=re.compile("^Train . models and compare$")).click()
+        page.get_by_role("row", name=re.compile("^rope ")).wait_for()
+        shares = page.get_by_role("row", name=re.compile("^learned ")).inner_text().split()[1:]
+        assert len(shares) == 4 and float(shares[0].rstrip("%")) > 80
+
+        answer = page.get_by_role("textbox", name="loss")
+        answer.fill("2.30")
+        answer.press("Enter")
+        page.get_by_text("If a first loss is far above").wait_for()
+
+
+def test_the_picture_of_the_docs(request: pytest.FixtureRequest, watched: Watched, tmp_path: Path) -> None:
+    with served("patches", tmp_path) as address, photographs(request) as folder:
+        page = opened(watched, address, viewport={"width": 1000, "height": 1000})
+        page.get_by_text("8 x 8 = 64 patches").wait_for()
+        page.screenshot(path=folder / "lesson-patches.png")
 
 
 @pytest.fixture(scope="module")

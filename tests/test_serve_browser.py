@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import PATIENCE, Browser, Page, Watched, chromium, contrast
+from browsing import PATIENCE, Browser, Page, Watched, chromium, contrast, photographs
 from serving import HOSTILE, Client, digits_run, make_run, picture, serving
 
 pytest.importorskip("fastapi", reason="needs the serve extra: pip install 'vitreous[serve]'")
@@ -282,3 +283,26 @@ def test_a_token_is_asked_for_once(runs: tuple[Path, Path], browser: Browser) ->
         page.locator(".samples button").nth(1).click()
         answered(page)
         context.close()
+
+
+def test_the_pictures_of_the_docs(request: pytest.FixtureRequest, runs: tuple[Path, Path], opened: Any) -> None:
+    """A picture that is read right, with its map; and what one patch of it attends to, in the dark."""
+    size = {"width": 1240, "height": 740}
+    run = request.config.getoption("--run") or runs[0]
+    with serving(run, deadline=60.0) as client, photographs(request) as folder:
+        count = len(client.get("/v1/samples").json["samples"])
+        page, number = opened(client, viewport=size), 0
+        for number in range(count):
+            page.goto(f"http://127.0.0.1:{client.port}/#sample={number}")
+            page.reload()
+            answered(page)
+            if page.get_by_text("right, it is").count():
+                break
+        page.screenshot(path=folder / "serve.png")
+        dark = opened(client, f"#sample={number}", viewport=size, color_scheme="dark")
+        answered(dark)
+        box = dark.locator(".stage").bounding_box()
+        dark.mouse.move(box["x"] + 0.45 * box["width"], box["y"] + 0.55 * box["height"])
+        dark.get_by_text(re.compile(r"The patch in row \d+, column \d+ looks most at")).wait_for()
+        answered(dark)
+        dark.screenshot(path=folder / "serve-dark.png")
