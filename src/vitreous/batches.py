@@ -19,7 +19,7 @@ from vitreous import augment, ranks
 from vitreous.augment import Draws
 from vitreous.classifier import normalise
 from vitreous.config import RunConfig
-from vitreous.data import Images
+from vitreous.data import Images, Mapped
 from vitreous.device import holds
 
 
@@ -69,7 +69,7 @@ class Batches:
     def to(self, device: torch.device) -> None:
         """Moves the pictures, as uint8, to where the model is, or only those of each step if all are too many."""
         pixels = self.images.pixels
-        if holds(device, pixels.nbytes):
+        if holds(device, pixels.nbytes) and self._stream is None:
             pixels = pixels.to(device)
         self.images = dataclasses.replace(self.images, pixels=pixels, labels=self.images.labels.to(device))
 
@@ -95,20 +95,34 @@ class Batches:
         weights = torch.tensor([1.0 / size**2 for size in sizes], dtype=torch.double)  # time grows with the area
         return sizes[int(torch.multinomial(weights, 1, generator=generator_for("size", self.config.seed, step)))]
 
+    @property
+    def _stream(self) -> Mapped | None:
+        """The pictures, where they are decoded batch by batch."""
+        pixels = self.images.pixels
+        return pixels if isinstance(pixels, Mapped) and pixels.stream is not None else None
+
+    def _share(self, step: int) -> tuple[Tensor, augment.Mix | None, Tensor]:
+        """Which of a step's B pictures this process needs; how they are mixed, and where among them each pair is."""
+        own = torch.arange(self.batch)[ranks.share(self.batch)]
+        how = augment.draw_mix(self.batch, self.config.augment, generator_for("mix", self.config.seed, step))
+        if how is None:
+            return own, None, torch.empty(0)
+        rows, places = torch.cat([own, how.order[own]]).unique(return_inverse=True)  # partners may be another's
+        return rows, how, places
+
     def at(self, step: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """This process's share of a step: float pictures (b, C, size, size), normalised, and class probabilities.
 
         Those are (b, classes), and b is B for one process. A picture does not depend on who shares the batch.
         """
         config, seed = self.config.augment, self.config.seed
-        rows = own = torch.arange(self.batch)[ranks.share(self.batch)]
-        how = augment.draw_mix(self.batch, config, generator_for("mix", seed, step))
-        if how is not None:  # partners may be in another's share
-            rows, places = torch.cat([own, how.order[own]]).unique(return_inverse=True)
+        rows, how, places = self._share(step)
         draws = Draws(generator_for("augment", seed, step), self.batch, rows)
         where = self.chosen(step)[rows].to(self.images.pixels.device)
         pictures = self.images.pixels[where].to(device)
         labels = self.images.labels[where].to(device)
+        if self._stream is not None:
+            self._stream.ahead(self.chosen(step + 1)[self._share(step + 1)[0]])
         if config.flip:
             pictures = augment.flip(pictures, draws)
         if config.shift:

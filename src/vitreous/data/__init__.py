@@ -8,6 +8,7 @@ plan.py      which size and channels all pictures of a source become
 spread.py    work on many processors, results in order
 pixels.py    many pictures to one array of one size
 cache.py     decoded pictures kept on disk and mapped
+stream.py    pictures decoded batch by batch, where there is no room for all
 gather.py    an opened source to decoded splits, and what was left out
 labels.py    labels as rows hold them to class numbers
 columns.py   which columns of a table are meant

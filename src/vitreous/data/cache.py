@@ -50,6 +50,7 @@ from vitreous.data.plan import Plan
 from vitreous.data.spread import in_order
 
 _VERSION = 2
+_ABOUT, _PIXELS = "about.json", "pixels.u8"
 _LIMIT = 20.0  # GB of all entries together, unless $VITREOUS_CACHE_GB says otherwise
 _SPARE = 10**9  # bytes of the disk that are left alone
 _WORTH = 0.5  # seconds that decoding must be expected to take; below, it is done every time
@@ -80,30 +81,65 @@ def limit() -> int:
 def remembered(pictures: Pictures, target: Plan, cache: Path | None) -> tuple[Decoded, str]:
     """All pictures decoded, from the cache where they are in it; and a sentence if they could not be kept there.
 
-    Few or small pictures are decoded every time. ValueError for more than fit into neither cache nor memory.
+    Few or small pictures are decoded every time. TooLarge for more than fit into either cache or memory.
     """
     if not worth(pictures):
         return decode_all(pictures, target), ""
-    root = folder(cache) / "decoded"
-    entry = root / _key(pictures, target.size, target.channels)
+    entry = entry_of(cache, key(pictures, target.size, target.channels))
     shape = shape_of(pictures, target)
     found = _open(entry, shape)
     if found is not None:
         return found, ""
     try:
-        why = _no_room(root, math.prod(shape))
-        if not why:
-            with FileLock(f"{entry}.lock"):
-                return _open(entry, shape) or _build(entry, pictures, target), ""
-    except (
-        OSError,
-        NotImplementedError,
-    ) as error:  # a full or read-only disk, one without locks: only the cache is lost
-        why = str(error)
+        with building(entry, math.prod(shape)):
+            return _open(entry, shape) or _build(entry, pictures, target), ""
+    except (OSError, NotImplementedError) as error:  # full, read-only or without locks: only the cache is lost
+        why = f"decoded pictures were not kept in {entry.parent} for next time ({error})"
     try:
-        return decode_all(pictures, target), f"decoded pictures were not kept in {root} for next time ({why})"
+        return decode_all(pictures, target), why
     except TooLarge as error:
-        raise ValueError(f"{error}.\nOn disk, in {root}, there was no room for them either ({why}).") from None
+        raise TooLarge(f"{error}, and {why}") from None
+
+
+def entry_of(cache: Path | None, key: str) -> Path:
+    """Where the entry of a key is, or would be."""
+    return folder(cache) / "decoded" / key
+
+
+@contextlib.contextmanager
+def building(entry: Path, need: int) -> Iterator[None]:
+    """Of several processes that want an entry of `need` bytes only one is inside at a time.
+
+    OSError where there is no room or the folder cannot be written, NotImplementedError where it cannot be locked.
+    """
+    why = _no_room(entry.parent, need)
+    if why:
+        raise OSError(why)
+    with FileLock(f"{entry}.lock"):
+        yield
+
+
+def build(entry: Path, fill: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """An entry is there in whole or not at all: `fill` writes into a folder and says what is to be known about it."""
+    beside = entry.with_name(f"{entry.name}.{uuid.uuid4().hex}.partial")
+    beside.mkdir(parents=True)
+    try:
+        about = fill(beside)
+        _write_json(beside / _ABOUT, about)
+        shutil.rmtree(entry, ignore_errors=True)  # damaged, or it would have been opened
+        os.rename(beside, entry)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    _prune(entry)
+    return about
+
+
+def known(entry: Path) -> dict[str, Any] | None:
+    """What `fill` said of an entry; None where it is not there or damaged."""
+    found = _read_json(entry / _ABOUT)
+    if found is not None:
+        _touch(entry)
+    return found
 
 
 def worth(pictures: Pictures) -> bool:
@@ -116,26 +152,44 @@ def noted(pictures: Pictures, what: str, cache: Path | None, build: Callable[[],
     long to read where pictures are large."""
     if not worth(pictures):
         return build()
-    return facts(_key(pictures, what), cache, build)
+    return facts(key(pictures, what), cache, build)
 
 
 def facts(key: str, cache: Path | None, build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The JSON values kept under `key`, or what `build` gives, kept for next time where that is possible."""
-    path = folder(cache) / "decoded" / f"{key}.json"
+    path = entry_of(cache, f"{key}.json")
     found = _read_json(path)
     if found is not None:
         _touch(path)
         return found
-    made = build()
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-        try:
-            _write_json(beside, made)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+    with _one_at_a_time(path):
+        made = _read_json(path)
+        if made is None:
+            made = build()
+            with contextlib.suppress(OSError):
+                beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+                try:
+                    _write_json(beside, made)
+                    os.replace(beside, path)
+                finally:
+                    beside.unlink(missing_ok=True)
     return made
+
+
+@contextlib.contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Of several processes, where the folder can be written and locked."""
+    lock = FileLock(f"{path}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def key_of(*details: object) -> str:
@@ -143,7 +197,8 @@ def key_of(*details: object) -> str:
     return hashlib.sha256(repr((_VERSION, *details)).encode("utf-8", "backslashreplace")).hexdigest()[:32]
 
 
-def _key(pictures: Pictures, *details: object) -> str:
+def key(pictures: Pictures, *details: object) -> str:
+    """A name for what is made of pictures."""
     import PIL  # its decoders decide the pixels
 
     return key_of(PIL.__version__, pictures.identity(), details)
@@ -182,10 +237,10 @@ def _map(path: Path, shape: Sequence[int]) -> torch.Tensor:
 
 def _open(entry: Path, shape: tuple[int, ...]) -> Decoded | None:
     """The entry, or None where it is not there, not whole or not of `shape`."""
-    about = _read_json(entry / "about.json")
+    about = _read_json(entry / _ABOUT)
     if about is None or about["shape"] != list(shape):
         return None
-    path = entry / "pixels.u8"
+    path = entry / _PIXELS
     try:
         if path.stat().st_size != math.prod(shape):
             return None
@@ -223,16 +278,15 @@ def _into_file(path: Path, target: Plan, first: int, sources: Sequence[Source | 
 
 def _build(entry: Path, pictures: Pictures, target: Plan) -> Decoded:
     shape = shape_of(pictures, target)
-    beside = entry.with_name(f"{entry.name}.{uuid.uuid4().hex}.partial")
-    beside.mkdir(parents=True)
-    try:
-        path = beside / "pixels.u8"
+
+    def fill(beside: Path) -> dict[str, Any]:
+        path = beside / _PIXELS
         with path.open("wb") as stream:
             stream.truncate(math.prod(shape))
         with quiet():
             done = list(in_order(partial(_into_file, path, target), portions(pictures, target), "processes"))
         original, gray, animated = totals([portion for portion, _ in done])
-        about = {
+        return {
             "shape": list(shape),
             "portions": [(portion.first, portion.count, sha256) for portion, sha256 in done],
             "failed": kept_of(len(pictures), [portion for portion, _ in done])[1],
@@ -240,13 +294,9 @@ def _build(entry: Path, pictures: Pictures, target: Plan) -> Decoded:
             "gray": gray,
             "animated": animated,
         }
-        _write_json(beside / "about.json", about)
-        shutil.rmtree(entry, ignore_errors=True)  # damaged, or it would have been opened
-        os.rename(beside, entry)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    _prune(entry)
-    return _decoded(_map(entry / "pixels.u8", shape), about)
+
+    about = build(entry, fill)
+    return _decoded(_map(entry / _PIXELS, shape), about)
 
 
 def _no_room(root: Path, need: int) -> str:

@@ -68,6 +68,9 @@ class Files:
         step = max(1, len(self.paths) // count)
         return [Path(path) for path in self.paths[::step][: count + 1]]
 
+    def at(self, place: int) -> Source:
+        return Path(self.paths[place])
+
     def batches(self) -> Iterator[Sequence[Source | None]]:
         for start in range(0, len(self.paths), _BATCH):
             yield [Path(path) for path in self.paths[start : start + _BATCH]]

@@ -11,8 +11,9 @@ import torch
 from vitreous.data import cache as store
 from vitreous.data.images import Images, Mapped, Parts, Rejected, Sizes
 from vitreous.data.opened import NO_CLASS, Opened
-from vitreous.data.pixels import Decoded
+from vitreous.data.pixels import Decoded, TooLarge
 from vitreous.data.plan import Plan, check_size, plan
+from vitreous.data.stream import streamed
 
 
 def gather(opened: Opened, size: int | None, cache: Path | None) -> Parts:
@@ -52,7 +53,11 @@ def _decode(opened: Opened, size: int | None, cache: Path | None) -> tuple[Plan,
 def _all(opened: Opened, target: Plan, cache: Path | None) -> tuple[dict[str, Decoded], list[str]]:
     decoded, notes = {}, []
     for name in opened.needs:
-        decoded[name], note = store.remembered(opened.splits[name].pictures, target, cache)
+        pictures = opened.splits[name].pictures
+        try:
+            decoded[name], note = store.remembered(pictures, target, cache)
+        except TooLarge as error:
+            decoded[name], note = streamed(pictures, target, cache), f"{name} is decoded batch by batch: {error}"
         notes += [note] * bool(note)
     return decoded, notes
 

@@ -8,8 +8,9 @@ Shapes: N pictures, C channels (1 or 3), H W pixels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,15 +20,36 @@ _CHUNK = 1 << 24  # bytes of pixels looked at together where all of them are
 Index = int | slice | torch.Tensor
 
 
+class Stream(Protocol):
+    """Pictures that are decoded whenever they are asked for, uint8 (M, C, H, W)."""
+
+    device: torch.device
+    dtype: torch.dtype
+    ndim: int
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    def __getitem__(self, places: torch.Tensor) -> torch.Tensor: ...
+
+    def ahead(self, places: torch.Tensor) -> None:
+        """Begins to decode what will be asked for next, and returns."""
+        ...
+
+    def remembered(self, what: str, build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What `build` finds out by looking at pictures, as plain JSON values, kept for next time where it can be."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Mapped:
-    """Pictures in a file that is mapped into memory, uint8 (N, C, H, W): `mapped[index]` reads those asked for.
+    """Pictures on disk, uint8 (N, C, H, W): `mapped[index]` reads those asked for.
 
-    store: all pictures of the file (M, C, H, W); places: which of them these are (N,). `mapped[:]` reads them all into
-    a tensor, for whoever needs one and knows that they are few.
+    store: all pictures of a file that is mapped into memory, or a stream of them (M, C, H, W); places: which of them
+    these are (N,). `mapped[:]` reads them all into a tensor, for whoever needs one and knows that they are few.
     """
 
-    store: torch.Tensor
+    store: torch.Tensor | Stream
     places: torch.Tensor
 
     def __len__(self) -> int:
@@ -56,6 +78,16 @@ class Mapped:
     def nbytes(self) -> int:
         return self.shape.numel()
 
+    @property
+    def stream(self) -> Stream | None:
+        """What decodes them, where they are decoded whenever they are read."""
+        return None if isinstance(self.store, torch.Tensor) else self.store
+
+    def ahead(self, index: slice | torch.Tensor) -> None:
+        """Says what will be read next, which a stream begins to decode."""
+        if self.stream is not None:
+            self.stream.ahead(self.places[index])
+
     def part(self, index: torch.Tensor) -> Mapped:
         """The pictures at `index`, still on disk."""
         return Mapped(self.store, self.places[index])
@@ -63,7 +95,10 @@ class Mapped:
     def split(self, size: int) -> Iterator[torch.Tensor]:
         """All pictures in order, `size` at a time."""
         for start in range(0, len(self), size):
-            yield self[start : start + size]
+            read = self[start : start + size]
+            if start + size < len(self):
+                self.ahead(slice(start + size, start + 2 * size))
+            yield read
 
     def to(self, device: torch.device) -> torch.Tensor | Mapped:
         """As a tensor on another device; as they are on the processor's."""
@@ -115,11 +150,36 @@ class Images:
 
     def fingerprint(self) -> str:
         """ "sha256:" and 16 hexadecimal digits over shape, class names, labels and pixels (ids do not count)."""
-        digest = hashlib.sha256(repr((tuple(self.pixels.shape), self.classes)).encode("utf-8", "backslashreplace"))
-        digest.update(self.labels.contiguous().numpy().data)
+        known = self._known()
+        if known is not None:
+            return str(known["fingerprint"])
+        digest = self._digest()
         for chunk in self._chunks():
             digest.update(chunk.contiguous().numpy().data)
-        return f"sha256:{digest.hexdigest()[:16]}"
+        return _named(digest)
+
+    def _digest(self) -> Any:
+        """Of all but the pixels."""
+        digest = hashlib.sha256(repr((tuple(self.pixels.shape), self.classes)).encode("utf-8", "backslashreplace"))
+        digest.update(self.labels.contiguous().numpy().data)
+        return digest
+
+    def _known(self) -> dict[str, Any] | None:
+        """Fingerprint, mean and deviation of streamed pictures: one look at all of them, remembered."""
+        pixels = self.pixels
+        if not isinstance(pixels, Mapped) or pixels.stream is None or not len(self):
+            return None
+
+        def look() -> dict[str, Any]:
+            digest, levels = self._digest(), _Levels(pixels.shape[1])
+            for chunk in self._chunks():
+                digest.update(chunk.contiguous().numpy().data)
+                levels.add(chunk)
+            return {"fingerprint": _named(digest), "mean_std": levels.mean_std()}
+
+        which = self._digest()
+        which.update(pixels.places.contiguous().numpy().data)
+        return pixels.stream.remembered(which.hexdigest(), look)
 
     def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel, in units where white is 1.
@@ -129,13 +189,33 @@ class Images:
         """
         if not len(self):
             raise ValueError("mean and standard deviation of 0 pictures: at least 1 is needed")
-        channels = self.pixels.shape[1]
-        counts = np.zeros((channels, 256), dtype=np.int64)
+        known = self._known()
+        if known is not None:
+            mean, std = known["mean_std"]
+            return tuple(mean), tuple(std)
+        levels = _Levels(self.pixels.shape[1])
         for chunk in self._chunks():
-            for channel in range(channels):
-                counts[channel] += torch.bincount(chunk[:, channel].flatten(), minlength=256).numpy()
+            levels.add(chunk)
+        return levels.mean_std()
+
+
+def _named(digest: Any) -> str:
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+class _Levels:
+    """How often each value occurs in each channel."""
+
+    def __init__(self, channels: int) -> None:
+        self.counts = np.zeros((channels, 256), dtype=np.int64)
+
+    def add(self, chunk: torch.Tensor) -> None:
+        for channel, counts in enumerate(self.counts):
+            counts += torch.bincount(chunk[:, channel].flatten(), minlength=256).numpy()
+
+    def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         values = np.arange(256) / 255
-        share = counts / counts.sum(axis=1, keepdims=True)
+        share = self.counts / self.counts.sum(axis=1, keepdims=True)
         mean = share @ values
         variance = (share * (values - mean[:, None]) ** 2).sum(axis=1)
         std = np.maximum(np.sqrt(variance), 1 / 255)

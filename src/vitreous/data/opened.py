@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -38,6 +38,13 @@ class Pictures(Protocol):
     def batches(self) -> Iterator[Sequence[Source | None]]:
         """All pictures in order, some hundreds at a time; None where there is none to decode."""
         ...
+
+
+@runtime_checkable
+class Apart(Protocol):
+    """`Pictures` of which each can be read without those around it."""
+
+    def at(self, place: int) -> Source: ...
 
 
 @dataclass(frozen=True, eq=False)

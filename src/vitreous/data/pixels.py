@@ -159,5 +159,5 @@ def _check_memory(shape: tuple[int, ...]) -> None:
     if total is not None and 2 * need > total:
         raise TooLarge(
             f"{shape[0]} pictures of {shape[2]} x {shape[3]} take {need / 1e9:.1f} GB, more than half of this "
-            f"machine's {total / 1e9:.1f} GB: choose a smaller --size, or fewer pictures"
+            f"machine's {total / 1e9:.1f} GB"
         )

@@ -57,6 +57,9 @@ class Members:
     def sample(self, count: int) -> list[Source]:
         return list(self.spans[:: max(1, len(self.spans) // count)][: count + 1])
 
+    def at(self, place: int) -> Source:
+        return self.spans[place]
+
     def batches(self) -> Iterator[Sequence[Source | None]]:
         for start in range(0, len(self.spans), _BATCH):
             yield self.spans[start : start + _BATCH]
