@@ -9,6 +9,7 @@ batch of 128 could be had; `pass` is one pass over all pictures in random order,
 `cpu` is processor time of both, worker processes included. Ways:
 
 - vitreous: `vitreous.load`, and rows of its pixels.
+- vitreous, batch by batch: the same where neither the cache nor memory has room for what comes out of decoding.
 - datasets: `load_dataset("imagefolder")`, and rows of it with Pillow's pictures made arrays.
 - pillow: files listed by class; each opened, converted and made an array when its turn comes.
 - pillow, 2 processes: the same under torch's DataLoader with two workers.
@@ -35,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 BATCH = 128
-WAYS = ("vitreous", "datasets", "pillow", "pillow, 2 processes")
+WAYS = ("vitreous", "vitreous, batch by batch", "datasets", "pillow", "pillow, 2 processes")
 ALONE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 """What every way runs under: `datasets` would ask the hub about a folder, and wait where there is no network."""
 
@@ -59,6 +60,28 @@ def vitreous_way(folder: Path, kept: Path) -> tuple[int, Callable[[], Iterator[A
     def batches() -> Iterator[Any]:
         for places in order(len(train)):
             yield train.pixels[torch.tensor(places)]
+
+    return len(train), batches
+
+
+def streamed_way(folder: Path, kept: Path) -> tuple[int, Callable[[], Iterator[Any]]]:
+    import torch
+
+    from vitreous.data import Mapped, load, pixels
+
+    os.environ["VITREOUS_CACHE_GB"] = "0.01"  # room for what is known about the pictures alone
+    pixels.memory = lambda: 1
+    train = load(folder, val_fraction=0, cache=kept).train
+    assert train is not None and isinstance(train.pixels, Mapped) and train.pixels.stream is not None
+    decoded = train.pixels
+
+    def batches() -> Iterator[Any]:
+        ordered = [torch.tensor(places) for places in order(len(train))]
+        for places, following in zip(ordered, [*ordered[1:], None], strict=True):
+            read = decoded[places]
+            if following is not None:
+                decoded.ahead(following)
+            yield read
 
     return len(train), batches
 
@@ -124,7 +147,7 @@ def workers_way(folder: Path, kept: Path) -> tuple[int, Callable[[], Iterator[An
     return len(files), lambda: iter(loader)
 
 
-MADE = dict(zip(WAYS, (vitreous_way, datasets_way, pillow_way, workers_way), strict=True))
+MADE = dict(zip(WAYS, (vitreous_way, streamed_way, datasets_way, pillow_way, workers_way), strict=True))
 
 
 def work(way: str, folder: Path, kept: Path) -> dict[str, float]:
@@ -134,7 +157,7 @@ def work(way: str, folder: Path, kept: Path) -> dict[str, float]:
     torch.set_num_threads(1)
     if way == "datasets":
         import datasets  # noqa: F401
-    if way == "vitreous":
+    if way.startswith("vitreous"):
         import vitreous.data  # noqa: F401
     begun, used = time.perf_counter(), sum(os.times()[:4])
     count, batches = MADE[way](folder, kept)

@@ -298,6 +298,8 @@ def test_the_pictures_of_the_docs(request: pytest.FixtureRequest, runs: tuple[Pa
             answered(page)
             if page.get_by_text("right, it is").count():
                 break
+        page.locator(".samples img[src]").nth(count - 1).wait_for()
+        page.locator(".samples img").evaluate_all("(images) => Promise.all(images.map((each) => each.decode()))")
         page.screenshot(path=folder / "serve.png")
         dark = opened(client, f"#sample={number}", viewport=size, color_scheme="dark")
         answered(dark)

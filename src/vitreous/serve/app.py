@@ -30,11 +30,11 @@ from vitreous.serve.guard import HEADERS, Guard, Rules
 from vitreous.serve.linger import Linger
 from vitreous.serve.metrics import Metrics
 from vitreous.serve.samples import Samples
+from vitreous.serve.turnstile import Turnstile, full
 
-ROUTES = frozenset(
-    ["/", "/health", "/metrics", "/openapi.json"]
-    + [f"/v1/{name}" for name in ("predict", "heatmap", "model", "samples")]
-)
+ASKING = frozenset(["/v1/predict", "/v1/heatmap"])
+"""Those that take a picture, and a place for it."""
+ROUTES = ASKING | {"/", "/health", "/metrics", "/openapi.json", "/v1/model", "/v1/samples"}
 FILES = {"/": "index.html"} | {
     f"/{name}": name for name in ("style.css", "page.js", "panel.js", "draw.js", "ask.js", "icon.svg")
 }
@@ -88,8 +88,8 @@ class Service:
                 async with asyncio.timeout(self.limits.deadline):
                     question = Question(run, await self._pixels(request, run), view)
                 return question, await self.batcher.ask(question, deadline)
-        except Full as problem:
-            raise HTTPException(503, f"{problem}: ask again in a second", {"retry-after": "1"}) from None
+        except Full:
+            raise HTTPException(503, *full(self.limits.places)) from None
         except (Late, TimeoutError):
             reason = f"not answered within {self.limits.deadline:g} s: ask again in a few seconds"
             raise HTTPException(503, reason, {"retry-after": "3"}) from None
@@ -134,6 +134,7 @@ def build(
     _page(app)
     _problems(app)
     rules = Rules(rules.hosts, rules.addresses, rules.token, frozenset({*FILES, "/health"}), ROUTES)
+    app.add_middleware(Turnstile, paths=ASKING, places=service.batcher.capacity, taken=lambda: service.batcher.inside)
     app.add_middleware(Guard, rules=rules, metrics=service.metrics)
     app.add_middleware(Linger)
     return app
