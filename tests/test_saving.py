@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,32 @@ def test_after_an_interruption_nobody_waits(tmp_path: Path, monkeypatch: pytest.
         raise KeyboardInterrupt
     assert not over.is_set()
     free.set()
+
+
+@pytest.mark.parametrize("place", ["wait", "end"])
+def test_a_signal_that_the_system_hands_to_another_thread_ends_a_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    free, over = threading.Event(), threading.Event()
+    monkeypatch.setattr(checkpoint, "save", lambda *given: (free.wait(10), over.set()))
+
+    def strike() -> None:
+        time.sleep(0.3)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    def save_and_wait() -> None:
+        with Saver(tmp_path) as saver:
+            saver.begin(1, {}, {})
+            striker.start()
+            if place == "wait":
+                saver.wait()
+
+    striker = threading.Thread(target=strike)
+    with pytest.raises(KeyboardInterrupt):
+        save_and_wait()
+    assert not over.is_set()
+    free.set()
+    striker.join()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

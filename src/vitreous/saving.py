@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,8 @@ SHARE = 0.005
 """Of the time of training, spent on saving."""
 SECONDS = 10.0
 """Between two saves at least, unless there is a reason of its own."""
+HEEDING = 0.1
+"""Seconds that a wait may last before signals are heeded."""
 
 
 class Saver:
@@ -50,6 +53,8 @@ class Saver:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         leaves = kind is not None and issubclass(kind, KeyboardInterrupt)
+        if self._writing and not leaves:
+            _until(self._writing)
         self._writer.shutdown(wait=not leaves, cancel_futures=leaves)
         if kind is None:
             self.wait()
@@ -89,6 +94,7 @@ class Saver:
         """Until the disk has the latest save. Raises OSError where that failed."""
         writing, self._writing = self._writing, None
         if writing:
+            _until(writing)
             writing.result()
 
     def _write(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -96,6 +102,12 @@ class Saver:
         checkpoint.save(self.run, step, tensors, state)
         self._cost += time.thread_time() - begun
         self.seconds = time.monotonic() - self._begun
+
+
+def _until(writing: Future[None]) -> None:
+    """Waits in short spells: the system may hand a signal to another thread, and this one heeds it only awake."""
+    while not futures.wait([writing], timeout=HEEDING).done:
+        pass
 
 
 def newest(run: Path, data: DataSet, say: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

@@ -22,6 +22,7 @@ def test_a_second_process_is_refused_by_name_and_a_dead_one_is_no_owner(
     run = tmp_path / "run"
     owner = train(pictures, run, *VARIANTS["everything"], save_always=True, slow_step=0.5)
     assert owner.until("step 5")
+    owner.strike(signal.SIGSTOP)  # or on a busy machine it could be done before the others ask
     for second in (resume(pictures, run), train(pictures, run)):
         assert second.end() == 2
         assert "scan" not in second.heard
