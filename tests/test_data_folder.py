@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vitreous.data import DataSet, load
+from vitreous.data import DataSet, Mapped, load
 
 
 def picture(path: Path, size: tuple[int, int] = (16, 16), mode: str = "RGB", seed: int = 0) -> Path:
@@ -353,9 +353,14 @@ def test_values_out_of_bounds_are_refused(pets: Path, options: dict[str, float])
     refused(pets, f"{name}={value}", **options)
 
 
-def test_more_than_memory_is_refused_before_decoding(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_memory_is_decoded_batch_by_batch(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = load(pets)
     monkeypatch.setattr(os, "sysconf", lambda name: 100)
-    refused(pets, "more than half", "--size")
+    data = load(pets)
+    for name, images in data.splits().items():
+        assert isinstance(images.pixels, Mapped) and images.pixels.stream is not None
+        assert images.fingerprint() == whole.splits()[name].fingerprint()
+    assert any("decoded batch by batch" in note and "more than half" in note for note in data.notes)
 
 
 def test_uneven_classes_are_told_with_numbers(tmp_path: Path) -> None:
