@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -225,6 +226,13 @@ def test_a_damaged_copy_of_a_table_s_pictures_is_made_again(damage: str, tmp_pat
     DAMAGE[damage](copy)
     assert torch.equal(train_of(batch_by_batch(path, no_room)).pixels[:], pixels)
     assert copy.read_bytes() == whole
+
+
+def test_a_copy_that_made_room_for_another_is_read_on(tmp_path: Path, no_room: Path) -> None:
+    pixels = train_of(batch_by_batch(parquet(tmp_path), no_room)).pixels
+    before = pixels[:]
+    shutil.rmtree(no_room)
+    assert torch.equal(pixels[:], before)
 
 
 def test_a_flipped_bit_in_the_copy_is_found_when_its_picture_is_read(tmp_path: Path, no_room: Path) -> None:

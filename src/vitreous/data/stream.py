@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from vitreous.data import cache as store
-from vitreous.data.decode import Source, Span, encoded, quiet
+from vitreous.data.decode import Source, encoded, quiet
 from vitreous.data.images import Mapped, Sizes
 from vitreous.data.opened import Apart, Pictures
 from vitreous.data.pixels import Decoded, Portion, decode_portion, kept_of, portions, totals
@@ -151,16 +151,19 @@ def _tried(target: Plan, first: int, sources: Sequence[Source | None]) -> Portio
 
 
 class Copied:
-    """Encoded pictures one after the other in a file: where each ends, and a CRC-32 of each (N,)."""
+    """Encoded pictures one after the other in a file: where each ends, and a CRC-32 of each (N,).
+
+    The file is mapped, so that it can still be read where the cache has meanwhile made room for another.
+    """
 
     def __init__(self, path: Path, ends: Sequence[int], checks: Sequence[int]) -> None:
         self._path, self._ends, self._checks = path, ends, checks
+        self._bytes = np.memmap(path, np.uint8, "r") if ends[-1] else np.empty(0, np.uint8)
 
     def at(self, place: int) -> Source:
         """ValueError where the file has been damaged since."""
         start = self._ends[place - 1] if place else 0
-        data = encoded(Span(self._path, start, self._ends[place] - start))
-        assert isinstance(data, bytes)
+        data = self._bytes[start : self._ends[place]].tobytes()
         if zlib.crc32(data) != self._checks[place]:
             raise ValueError(f"{self._path}: damaged at picture {place}; delete {self._path.parent} and start again")
         return data
