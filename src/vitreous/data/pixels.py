@@ -113,6 +113,11 @@ def shape_of(pictures: Pictures, target: Plan) -> tuple[int, int, int, int]:
     return (len(pictures), target.channels, *target.size)
 
 
+def for_threads(pictures: Pictures) -> bool:
+    """Whether pictures are so large that threads of one process decode them faster than one thread does."""
+    return pictures.weight >= _THREADED * len(pictures)
+
+
 def decode_all(pictures: Pictures, target: Plan) -> Decoded:
     """Decode every picture of a split into memory. One that fails is named and left out; none takes its place.
 
@@ -121,7 +126,7 @@ def decode_all(pictures: Pictures, target: Plan) -> Decoded:
     shape = shape_of(pictures, target)
     _check_memory(shape)
     pixels = np.zeros(shape, dtype=np.uint8)
-    kind = "threads" if pictures.weight >= _THREADED * len(pictures) else "here"
+    kind = "threads" if for_threads(pictures) else "here"
     with quiet():
         done = list(in_order(partial(_into_memory, pixels, target), portions(pictures, target), kind))
     kept, failed = kept_of(len(pictures), done)

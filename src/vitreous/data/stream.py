@@ -28,7 +28,7 @@ from vitreous.data import cache as store
 from vitreous.data.decode import Source, encoded, quiet
 from vitreous.data.images import Mapped, Sizes
 from vitreous.data.opened import Apart, Pictures
-from vitreous.data.pixels import Decoded, Portion, decode_portion, kept_of, portions, totals
+from vitreous.data.pixels import Decoded, Portion, decode_portion, for_threads, kept_of, portions, totals
 from vitreous.data.plan import Plan
 from vitreous.data.spread import in_order, processors
 
@@ -50,7 +50,7 @@ def streamed(pictures: Pictures, target: Plan, cache: Path | None) -> Decoded:
     def remember(what: str, build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return store.noted(pictures, f"stream {target.size} {target.channels} {what}", cache, build)
 
-    stream = Streamed(apart, target, len(pictures), remember)
+    stream = Streamed(apart, target, len(pictures), remember, processors() if for_threads(pictures) else 1)
     return Decoded(Mapped(stream, torch.from_numpy(kept)), kept, failed, original, seen["gray"], seen["animated"])
 
 
@@ -68,8 +68,9 @@ class Streamed:
         target: Plan,
         count: int,
         remember: Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]],
+        threads: int,
     ) -> None:
-        self._pictures, self._target, self._remember = pictures, target, remember
+        self._pictures, self._target, self._remember, self._count = pictures, target, remember, threads
         self._facts: dict[str, dict[str, Any]] = {}
         self.shape = torch.Size((count, target.channels, *target.size))
         self._next: tuple[torch.Tensor, _Decoding] | None = None
@@ -96,7 +97,7 @@ class Streamed:
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(processors(), thread_name_prefix="decoding")
+        return ThreadPoolExecutor(self._count, thread_name_prefix="decoding")
 
     def _begin(self, places: torch.Tensor) -> _Decoding:
         warnings.filterwarnings("ignore", module=r"PIL\.")  # for good: threads share what is set, so none may end it
