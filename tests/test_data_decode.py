@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vitreous.data import decode, fit
 
@@ -105,6 +105,61 @@ def test_all_eight_orientations_show_the_same_picture(orientation: int) -> None:
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(undo(upright)))
     np.testing.assert_array_equal(decode(encoded(stored, "PNG", exif=exif)), upright)
+
+
+def by_pillow(data: bytes, mode: str = "RGB") -> np.ndarray:
+    pixels = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert(mode))
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def smooth(height: int, width: int) -> Image.Image:
+    """Like a photograph: noise that was enlarged."""
+    return Image.fromarray(noise(5, 4)).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (32, 32), (203, 150)])
+@pytest.mark.parametrize(
+    "options", [{}, {"quality": 20}, {"subsampling": 0}, {"subsampling": 1}, {"progressive": True}, {"optimize": True}]
+)
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_the_short_way_through_a_jpeg_gives_the_pixels_that_pillow_gives(
+    size: tuple[int, int], options: dict[str, object], mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encoded(smooth(*size).convert(mode), "JPEG", **options)
+    expected = {channels: by_pillow(data, "L" if channels == 1 else "RGB") for channels in (1, 3)}
+    expected[None] = by_pillow(data, mode)
+    np.testing.assert_array_equal(decode(data, channels=1), expected[1])
+    monkeypatch.setattr(Image, "open", None)  # a JPEG as usual never gets there
+    np.testing.assert_array_equal(decode(data, channels=3), expected[3])
+    np.testing.assert_array_equal(decode(data, channels=None), expected[None])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("said_in", ["exif", "xmp"])
+def test_a_jpeg_is_turned_as_it_says(orientation: int, said_in: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    xmp = f'<x:xmpmeta><rdf:Description tiff:Orientation="{orientation}"/></x:xmpmeta>'.encode()
+    data = encoded(smooth(12, 10), "JPEG", **({"exif": exif} if said_in == "exif" else {"xmp": xmp}))
+    np.testing.assert_array_equal(decode(data), by_pillow(data))
+    assert decode(data).shape == ((12, 10, 3) if orientation < 5 else (10, 12, 3))
+
+
+def test_a_jpeg_of_other_colours_is_left_to_pillow() -> None:
+    for data in (
+        encoded(smooth(12, 10).convert("CMYK"), "JPEG"),
+        encoded(smooth(12, 10), "JPEG", keep_rgb=True),
+    ):
+        np.testing.assert_array_equal(decode(data), by_pillow(data))
+
+
+def test_damage_that_pillow_passes_over_is_passed_over() -> None:
+    data = bytearray(encoded(smooth(64, 64), "JPEG", quality=95))
+    data[-200:-190] = b"\xff\xd3" * 5  # markers that belong elsewhere: libjpeg warns and goes on
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = by_pillow(bytes(data))
+    np.testing.assert_array_equal(decode(bytes(data)), expected)
 
 
 def test_channels_none_keeps_gray_gray_and_colour_coloured() -> None:

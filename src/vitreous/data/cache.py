@@ -3,8 +3,8 @@ than memory is trained from the map.
 
 An entry is a folder: `pixels.u8`, the raw uint8 (N, C, H, W), and `about.json` with its shape, what failed and a
 SHA-256 of every portion. It is keyed by what the source says of itself (names, sizes and times of its files), the size
-and channels decoded to, and Pillow's version: a changed source is decoded anew. It is built beside its final name and
-renamed, under a lock, so that of several processes one decodes and the others wait; and its checksums are verified
+and channels decoded to, and the decoders' versions: a changed source is decoded anew. It is built beside its final name
+and renamed, under a lock, so that of several processes one decodes and the others wait; and its checksums are verified
 whenever it is opened: one that is damaged, half-written or of another version is built again, never trusted.
 
 All of them together stay below a limit ($VITREOUS_CACHE_GB); the one unused for longest goes first. Delete the folder
@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from vitreous.data.decode import Source, quiet
+from vitreous.data.decode import DECODERS, Source, quiet
 from vitreous.data.images import Mapped, Sizes
 from vitreous.data.opened import Pictures
 from vitreous.data.pixels import (
@@ -54,7 +54,7 @@ _ABOUT, _PIXELS = "about.json", "pixels.u8"
 _LIMIT = 20.0  # GB of all entries together, unless $VITREOUS_CACHE_GB says otherwise
 _SPARE = 10**9  # bytes of the disk that are left alone
 _WORTH = 0.5  # seconds that decoding must be expected to take; below, it is done every time
-_SECONDS_A_PICTURE, _SECONDS_A_BYTE = 60e-6, 20e-9  # about what one core takes
+_SECONDS_A_PICTURE, _SECONDS_A_BYTE = 60e-6, 20e-9  # about what one core takes, for a small JPEG half of it
 _STALE = 86_400  # seconds after which what a killed process left is nobody's
 
 
@@ -199,9 +199,7 @@ def key_of(*details: object) -> str:
 
 def key(pictures: Pictures, *details: object) -> str:
     """A name for what is made of pictures."""
-    import PIL  # its decoders decide the pixels
-
-    return key_of(PIL.__version__, pictures.identity(), details)
+    return key_of(DECODERS, pictures.identity(), details)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

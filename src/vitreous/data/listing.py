@@ -1,17 +1,19 @@
 """Which pictures are meant: folders, patterns and list files to one line a picture, in an order that stays.
 
 For pictures without labels, of any number: names come one after the other and are never held all at once, but for
-those of one folder, which are sorted. Not here: opening any of them (decode.py), pictures with labels (folder.py).
+those of one folder, which are sorted. Also files of one kind among any number of others (`below`). Not here: opening
+any of them (decode.py), pictures with labels (folder.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from vitreous.data.folder import hidden
+from vitreous.data.folder import hidden, is_folder
 
 LISTS = (".txt", ".list")
 """Suffixes of a file that names pictures, one a line, seen from the current folder."""
@@ -32,6 +34,22 @@ def listed(sources: Iterable[str]) -> Iterator[str]:
             raise ValueError(f"{source}: names no picture")
 
 
+def below(root: Path, suffix: str, levels: int) -> list[Path]:
+    """What ends in ``suffix``, sorted, in a folder and ``levels`` deeper; what cannot be listed is passed over."""
+    found, folders = [], [str(root)]
+    for _ in range(levels + 1):
+        deeper = []
+        for folder in folders:
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.endswith(suffix):
+                        found.append(Path(entry.path))
+                    if is_folder(entry):
+                        deeper.append(entry.path)
+        folders = deeper
+    return sorted(found)
+
+
 def _meant(source: str) -> Iterator[str]:
     path = Path(source).expanduser()
     if path.is_dir():
@@ -50,9 +68,9 @@ def _below(folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
     seen.add((status.st_dev, status.st_ino))
     with os.scandir(folder) as entries:
         names = sorted((entry.name, entry.is_dir()) for entry in entries if not hidden(entry.name))
-    for name, is_folder in names:
+    for name, inner in names:
         path = os.path.join(folder, name)
-        if is_folder:
+        if inner:
             yield from _below(path, seen)
         else:
             yield path

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vitreous.data.labels import labelled, number
+from vitreous.data.listing import below
 from vitreous.data.opened import Listing, Opened
 from vitreous.data.splits import by_split, canonical, needed
 from vitreous.data.tables import ArrowTable, ParquetTable, Rows, Table
@@ -28,9 +29,7 @@ def split_files(root: Path) -> dict[str, list[Path]]:
     """
     if root.is_file():
         return by_split([root], root.parent)
-    found = by_split(
-        sorted(path for pattern in ("*.parquet", "*/*.parquet", "*/*/*.parquet") for path in root.glob(pattern)), root
-    )
+    found = by_split(below(root, ".parquet", 2), root)
     for name, files in found.items():
         folders = sorted({str(path.parent.relative_to(root)) for path in files})
         if len(folders) > 1:

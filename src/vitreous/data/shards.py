@@ -25,6 +25,7 @@ from vitreous.data.decode import Source, Span
 from vitreous.data.folder import PICTURES, printable
 from vitreous.data.images import Rejected
 from vitreous.data.labels import Label, labelled, number
+from vitreous.data.listing import below
 from vitreous.data.opened import Opened
 from vitreous.data.splits import by_split, needed
 from vitreous.data.tables import files_identity
@@ -105,7 +106,7 @@ def _braces(pattern: str) -> list[str]:
 
 def shard_files(root: Path) -> list[Path]:
     """The tar files of a folder, two levels deep."""
-    return sorted(path for pattern in ("*.tar", "*/*.tar") for path in root.glob(pattern))
+    return below(root, ".tar", 1)
 
 
 def open_shards(root: Path, shards: Sequence[Path], wanted: set[str], cache: Path | None = None) -> Opened:
