@@ -14,7 +14,9 @@ batch of 128 could be had; `pass` is one pass over all pictures in random order,
 - pillow: files listed by class; each opened, converted and made an array when its turn comes.
 - pillow, 2 processes: the same under torch's DataLoader with two workers.
 
-The system's own cache of files is warm throughout. Rounds are interleaved, so that a slow minute hits all of them.
+With `--side` pictures are enlarged to so many pixels before they are written, and every way makes them `--size` again:
+ours as it always does, the others with Pillow's bicubic resize. The system's own cache of files is warm throughout.
+Rounds are interleaved, so that a slow minute hits all of them.
 
 Standard output: one JSON object with the provenance, then one a way. Standard error: the same as a Markdown table.
 """
@@ -49,12 +51,12 @@ def order(count: int) -> list[list[int]]:
     return [places[start : start + BATCH].tolist() for start in range(0, count, BATCH)]
 
 
-def vitreous_way(folder: Path, kept: Path) -> tuple[int, Callable[[], Iterator[Any]]]:
+def vitreous_way(folder: Path, kept: Path, size: int) -> tuple[int, Callable[[], Iterator[Any]]]:
     import torch
 
     from vitreous.data import load
 
-    train = load(folder, val_fraction=0, cache=kept).train
+    train = load(folder, val_fraction=0, cache=kept, size=size).train
     assert train is not None
 
     def batches() -> Iterator[Any]:
@@ -64,14 +66,15 @@ def vitreous_way(folder: Path, kept: Path) -> tuple[int, Callable[[], Iterator[A
     return len(train), batches
 
 
-def streamed_way(folder: Path, kept: Path) -> tuple[int, Callable[[], Iterator[Any]]]:
+def streamed_way(folder: Path, kept: Path, size: int) -> tuple[int, Callable[[], Iterator[Any]]]:
     import torch
 
-    from vitreous.data import Mapped, load, pixels
+    from vitreous.data import Mapped, load
+    from vitreous.data import pixels as decoding
 
     os.environ["VITREOUS_CACHE_GB"] = "0.01"  # room for what is known about the pictures alone
-    pixels.memory = lambda: 1
-    train = load(folder, val_fraction=0, cache=kept).train
+    decoding.memory = lambda: 1
+    train = load(folder, val_fraction=0, cache=kept, size=size).train
     assert train is not None and isinstance(train.pixels, Mapped) and train.pixels.stream is not None
     decoded = train.pixels
 
@@ -86,7 +89,7 @@ def streamed_way(folder: Path, kept: Path) -> tuple[int, Callable[[], Iterator[A
     return len(train), batches
 
 
-def datasets_way(folder: Path, kept: Path) -> tuple[int, Callable[[], Iterator[Any]]]:
+def datasets_way(folder: Path, kept: Path, size: int) -> tuple[int, Callable[[], Iterator[Any]]]:
     import datasets
     import numpy as np
 
@@ -95,9 +98,20 @@ def datasets_way(folder: Path, kept: Path) -> tuple[int, Callable[[], Iterator[A
 
     def batches() -> Iterator[Any]:
         for places in order(len(rows)):
-            yield np.stack([np.asarray(picture.convert("RGB")) for picture in rows[places]["image"]])
+            yield np.stack([pixels(picture, size) for picture in rows[places]["image"]])
 
     return len(rows), batches
+
+
+def pixels(picture: Any, size: int) -> Any:
+    """A picture of Pillow's as an array (size, size, 3)."""
+    import numpy as np
+    from PIL import Image
+
+    picture = picture.convert("RGB")
+    return np.asarray(
+        picture if picture.size == (size, size) else picture.resize((size, size), Image.Resampling.BICUBIC)
+    )
 
 
 def listed(folder: Path) -> list[tuple[str, int]]:
@@ -112,24 +126,23 @@ def listed(folder: Path) -> list[tuple[str, int]]:
 class Files:
     """Pictures from files, one at a time."""
 
-    def __init__(self, folder: Path) -> None:
-        self.files = listed(folder)
+    def __init__(self, folder: Path, size: int) -> None:
+        self.files, self.size = listed(folder), size
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, place: int) -> Any:
-        import numpy as np
         from PIL import Image
 
         with open(self.files[place][0], "rb") as stream:
-            return np.asarray(Image.open(stream).convert("RGB"))
+            return pixels(Image.open(stream), self.size)
 
 
-def pillow_way(folder: Path, kept: Path) -> tuple[int, Callable[[], Iterator[Any]]]:
+def pillow_way(folder: Path, kept: Path, size: int) -> tuple[int, Callable[[], Iterator[Any]]]:
     import numpy as np
 
-    files = Files(folder)
+    files = Files(folder, size)
 
     def batches() -> Iterator[Any]:
         for places in order(len(files)):
@@ -138,11 +151,11 @@ def pillow_way(folder: Path, kept: Path) -> tuple[int, Callable[[], Iterator[Any
     return len(files), batches
 
 
-def workers_way(folder: Path, kept: Path) -> tuple[int, Callable[[], Iterator[Any]]]:
+def workers_way(folder: Path, kept: Path, size: int) -> tuple[int, Callable[[], Iterator[Any]]]:
     import numpy as np
     from torch.utils.data import DataLoader
 
-    files = Files(folder)
+    files = Files(folder, size)
     loader: DataLoader[Any] = DataLoader(files, batch_sampler=order(len(files)), num_workers=2, collate_fn=np.stack)  # type: ignore[arg-type]
     return len(files), lambda: iter(loader)
 
@@ -150,7 +163,7 @@ def workers_way(folder: Path, kept: Path) -> tuple[int, Callable[[], Iterator[An
 MADE = dict(zip(WAYS, (vitreous_way, streamed_way, datasets_way, pillow_way, workers_way), strict=True))
 
 
-def work(way: str, folder: Path, kept: Path) -> dict[str, float]:
+def work(way: str, folder: Path, kept: Path, size: int) -> dict[str, float]:
     """One start and one pass, in this process."""
     import torch
 
@@ -160,7 +173,7 @@ def work(way: str, folder: Path, kept: Path) -> dict[str, float]:
     if way.startswith("vitreous"):
         import vitreous.data  # noqa: F401
     begun, used = time.perf_counter(), sum(os.times()[:4])
-    count, batches = MADE[way](folder, kept)
+    count, batches = MADE[way](folder, kept, size)
     next(batches())
     started = time.perf_counter()
     seen = sum(len(batch) for batch in batches())
@@ -169,9 +182,10 @@ def work(way: str, folder: Path, kept: Path) -> dict[str, float]:
     return {"start": started - begun, "pass": ended - started, "cpu": sum(os.times()[:4]) - used, "count": count}
 
 
-def write_folder(data: Path, count: int, folder: Path) -> None:
-    """The pictures of parquet files as one file each, a folder per class."""
+def write_folder(data: Path, count: int, folder: Path, side: int | None = None) -> None:
+    """The pictures of parquet files as one file each, a folder per class; enlarged to ``side`` where that is given."""
     import pyarrow.parquet as pq
+    from PIL import Image
 
     number = 0
     for path in sorted(data.rglob("*.parquet")):
@@ -181,7 +195,10 @@ def write_folder(data: Path, count: int, folder: Path) -> None:
             if number == count:
                 return
             (folder / str(label)).mkdir(parents=True, exist_ok=True)
-            (folder / str(label) / f"{number:06}.jpg").write_bytes(picture.as_py())
+            path = folder / str(label) / f"{number:06}.jpg"
+            path.write_bytes(picture.as_py())
+            if side is not None:
+                Image.open(path).resize((side, side), Image.Resampling.BICUBIC).save(path, quality=90)
             number += 1
 
 
@@ -191,14 +208,24 @@ def measure(options: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
     found: dict[tuple[str, str], list[dict[str, float]]] = {
         (way, when): [] for way in options.ways for when in ("first", "second")
     }
-    write_folder(options.data, options.count, folder)
+    write_folder(options.data, options.count, folder, options.side)
     for number in range(options.rounds):
         for way in options.ways:
             kept = place / "kept"
             shutil.rmtree(kept, ignore_errors=True)
             for when in ("first", "second"):
                 python = options.peers_python if way == "datasets" else sys.executable
-                command = [python, __file__, str(folder), "--work", way, "--kept", str(kept)]
+                command = [
+                    python,
+                    __file__,
+                    str(folder),
+                    "--work",
+                    way,
+                    "--kept",
+                    str(kept),
+                    "--size",
+                    str(options.size),
+                ]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | ALONE)
                 found[way, when].append(json.loads(done.stdout.splitlines()[-1]))
                 print(f"round {number + 1}: {way}, {when}: {done.stdout.strip()}", file=sys.stderr, flush=True)
@@ -215,8 +242,8 @@ def measure(options: argparse.Namespace, place: Path) -> list[dict[str, Any]]:
 def markdown(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     """The rows as a table."""
     lines = [
-        f"{facts['count']:,} JPEGs; {facts['cpu']}, load {facts['load_average']:.1f} at the start, {facts['rounds']} "
-        f"rounds, {facts['date']}",
+        f"{facts['count']:,} JPEGs of {facts['side']} pixels, made {facts['size']}; {facts['cpu']}, "
+        f"load {facts['load_average']:.1f} at the start, {facts['rounds']} rounds, {facts['date']}",
         "",
         "| way | time | start, s | a pass, s | images/s in the pass | start and pass, s | CPU, s |",
         "|---|---|---:|---:|---:|---:|---:|",
@@ -234,13 +261,15 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="a folder with parquet files of JPEGs")
     parser.add_argument("--peers-python", default=sys.executable, help="an interpreter that has datasets")
     parser.add_argument("--count", type=int, default=60_000, help="pictures")
+    parser.add_argument("--side", type=int, help="pixels to which the pictures are enlarged first")
+    parser.add_argument("--size", type=int, default=32, help="pixels that every way makes of them")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--work", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--kept", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        print(json.dumps(work(options.work, options.data, options.kept)))
+        print(json.dumps(work(options.work, options.data, options.kept, options.size)))
         return
     from vitreous.device import hardware
 
@@ -248,6 +277,8 @@ def main() -> None:
         "bench": "data",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "rounds": options.rounds,
+        "side": options.side or options.size,
+        "size": options.size,
         **hardware(),
         "load_average": os.getloadavg()[0],
     }

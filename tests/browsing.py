@@ -92,7 +92,12 @@ def contrast(page: Page, selector: str) -> float:
           const text = getComputedStyle(element).color;
           while (getComputedStyle(element).backgroundColor === "rgba(0, 0, 0, 0)") element = element.parentElement;
           const ground = getComputedStyle(element).backgroundColor;
-          return [text, ground].map((colour) => colour.match(/[\\d.]+/g).map(Number));
+          const canvas = document.createElement("canvas").getContext("2d");  // knows every way to write a colour
+          return [text, ground].map((colour) => {
+            canvas.fillStyle = colour;
+            canvas.fillRect(0, 0, 1, 1);
+            return [...canvas.getImageData(0, 0, 1, 1).data];
+          });
         }""",
         selector,
     )

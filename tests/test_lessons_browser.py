@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import socket
@@ -13,8 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from browsing import Browser, Page, Watched, chromium, photographs
+from browsing import Browser, Page, Watched, chromium, contrast, photographs
+from PIL import Image
 from serving import picture
 
 from vitreous.lessons import page as exporting
@@ -78,6 +81,16 @@ def lesson(watched: Watched, address: str) -> Page:
     page = opened(watched, address)
     page.get_by_text("Not yet.").nth(3).wait_for()  # the last cell has run
     return page
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_in_light_and_dark(scheme: str, watched: Watched, address: str) -> None:
+    page = opened(watched, address, color_scheme=scheme)
+    page.get_by_text("Not yet.").nth(3).wait_for()
+    with Image.open(io.BytesIO(page.screenshot())) as picture:
+        assert (np.asarray(picture.convert("L")).mean() > 128) == (scheme == "light")
+    for selector in ("h1", ".paragraph", "figcaption", "svg text", "label"):
+        assert contrast(page, selector) >= 4.5, selector
 
 
 OTHER = "(before) => document.querySelector('svg image').getAttribute('href') !== before"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vitreous.inventory import Entry
     from vitreous.jobs import Repeated
     from vitreous.predict import Predicted
+    from vitreous.speed import Speed
     from vitreous.train import Progress, Result
     from vitreous.verify import Verified
 
@@ -234,6 +235,28 @@ def runs(found: Sequence[Entry]) -> None:
             for each in found
         ],
     )
+
+
+def machine(facts: Mapping[str, Any], products: float) -> None:
+    """What a machine is, and how fast a matrix product alone is on it."""
+    where = facts.get("gpu") or f"{facts['cpu']}, {facts['threads']} threads"
+    say(f"{where}, torch {facts['torch']}: {products / 1e9:,.0f} GFLOP/s in a matrix product")
+
+
+def speeds(found: Sequence[Speed]) -> None:
+    """A line a model: how fast it trains and answers; above, in which way."""
+    columns = ["model", "training, images/s", "of products", "one picture", "64 at once"]
+    rows = []
+    for each in found:
+        threads = f"{each.threads} {'thread' if each.threads == 1 else 'threads'}"
+        say(
+            f"{each.recipe}: {each.parameters:,} parameters, batches of {each.batch}, {each.precision}, "
+            f"{each.attention} attention, {threads}"
+        )
+        sides = ", ".join(f"{rate:,.0f} at {side} px" for side, rate in each.training.items())
+        answers = [f"{1000 * each.one_picture:.1f} ms", f"{each.together:,.0f}/s"]
+        rows.append([each.recipe, sides, f"{each.share_of_products:.0%}", *answers])
+    table(columns, rows)
 
 
 def repeated(done: Repeated) -> None:

@@ -8,6 +8,7 @@ keeping.py   list
 data.py      data
 sharing.py   export, import, push
 showing.py   serve, lesson
+measuring.py bench
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 
 # Each registers its commands, and --help lists them in this order.
 # isort: off
-from vitreous.cli import training, using, seeing, keeping, data, sharing, showing  # noqa: F401
+from vitreous.cli import training, using, seeing, keeping, data, sharing, showing, measuring  # noqa: F401
 
 # isort: on
 from vitreous.cli.frame import app

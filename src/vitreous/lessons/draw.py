@@ -232,7 +232,9 @@ def lines(
     return _figure(_svg(body, 680 if len(series) > 1 else 560, 240, width, f"{y} against {x}"), width, "")
 
 
-def bars(values: Mapping[str, float], width: int = 360, form: str = ".1%", highlight: str | None = None) -> Drawing:
+def bars(
+    values: Mapping[str, float], width: int = 360, form: str = ".1%", highlight: str | None = None, caption: str = ""
+) -> Drawing:
     """One horizontal bar a name; the longest bar is the largest value."""
     top = max(values.values(), default=1.0) or 1.0
     body = ""
@@ -243,7 +245,7 @@ def bars(values: Mapping[str, float], width: int = 360, form: str = ".1%", highl
             f'<rect x="120" y="{20 * i + 3}" width="{max(1.0, 250 * value / top):.1f}" height="14" fill="{colour}"/>'
         )
         body += _text(126 + 250 * value / top, 20 * i + 14, format(value, form), "start")
-    return _figure(_svg(body, 440, max(20, 20 * len(values)), width * 1.2, "bars"), width * 1.2, "")
+    return _figure(_svg(body, 440, max(20, 20 * len(values)), width * 1.2, "bars"), width * 1.2, caption)
 
 
 def _pixels(image: np.ndarray, x: float, y: float, width: float, height: float) -> str:

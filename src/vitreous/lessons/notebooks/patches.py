@@ -1,3 +1,8 @@
+# /// script
+# [tool.marimo.display]
+# theme = "system"
+# ///
+
 """Lesson 2: from patches to tokens."""
 
 import marimo

@@ -1,3 +1,8 @@
+# /// script
+# [tool.marimo.display]
+# theme = "system"
+# ///
+
 """Lesson 3: tokens that look at each other."""
 
 import marimo
@@ -178,18 +183,17 @@ def _(classifier, model, patch, shuffled):
 
 @app.cell(hide_code=True)
 def _(blind, classifier, patch, pixels, shuffle):
-    def _bars(reader, picture):
+    def _bars(reader, picture, name):
         shares = reader.logits(picture).softmax(dim=1)[0].tolist()
-        return draw.bars(dict(zip(reader.classes, shares, strict=True)), 240, ".0%")
+        return draw.bars(dict(zip(reader.classes, shares, strict=True)), 220, ".0%", caption=f"what {name} reads")
 
     def _line(picture, words):
         seen = draw.picture(picture[0].permute(1, 2, 0).numpy(), 200, words, grid=patch)
-        return draw.beside(seen, _bars(classifier, picture), _bars(blind, picture))
+        return draw.beside(seen, _bars(classifier, picture, "the model"), _bars(blind, picture, "its blind twin"))
 
     _change = [(r.logits(pixels) - r.logits(shuffle(pixels))).abs().max().item() for r in (classifier, blind)]
     mo.vstack(
         [
-            mo.md("Middle: the model. Right: its blind twin."),
             _line(pixels, "as it was"),
             _line(shuffle(pixels), "shuffled"),
             mo.md(
