@@ -65,7 +65,7 @@ def measure(wish: Wish, side: int = 32, classes: int = 10, seconds: float = 1.0)
 
     ``seconds`` is how long each of the figures is measured, at least. Raises ValueError as the planner and training do.
     """
-    data = _noise(side, classes)
+    data = noise(side, classes)
     config, _ = plan(wish, data)
     device = pick_device(config.device)
     products = matrix_rate(device)
@@ -98,7 +98,8 @@ def measure(wish: Wish, side: int = 32, classes: int = 10, seconds: float = 1.0)
     )
 
 
-def _noise(side: int, classes: int) -> DataSet:
+def noise(side: int, classes: int) -> DataSet:
+    """Pictures that mean nothing: uint8 (2048, 3, side, side) to train on, a few of them for validation."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (PICTURES, 3, side, side), generator=generator, dtype=torch.uint8)
     names = tuple(f"class {number}" for number in range(classes))
