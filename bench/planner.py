@@ -33,6 +33,7 @@ WAYS = {
     "Muon at half the rate": ["--set", "optim.muon_lr=0.0025"],
     "Muon at twice the rate": ["--set", "optim.muon_lr=0.01"],
     "no shifts": ["--set", "augment.shift=0"],
+    "neither shifts nor mirroring": ["--set", "augment.shift=0", "--set", "augment.flip=false"],
     "shifts of an eighth": ["--set", "augment.shift=0.125"],
     "one picture size": ["--set", "phases=[]"],
 }

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -270,6 +271,13 @@ def test_budgets(text: str, seconds: float) -> None:
 def test_budgets_that_are_none(text: str) -> None:
     with pytest.raises(ValueError, match="90s, 5m or 1h"):
         frame.seconds(text)
+
+
+def test_a_budget_holds_from_the_start_of_the_interpreter_to_its_end(tmp_path: Path) -> None:
+    options = ["--budget", "15s", "--out", str(tmp_path / "run"), *SMALL, *NO_PROBE]
+    begun = time.monotonic()
+    subprocess.run([sys.executable, "-m", "vitreous", "train", "digits", *options], check=True, capture_output=True)
+    assert 12.0 < time.monotonic() - begun < 15.3
 
 
 def test_run_folders_are_named_after_the_data_and_never_reused(tmp_path: Path) -> None:
