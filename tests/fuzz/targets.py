@@ -9,13 +9,16 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import importlib
 import io
 import json
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -26,15 +29,26 @@ from vitreous.data import decode
 from vitreous.models import build_model
 from vitreous.vit import ViTConfig
 
+decoding = importlib.import_module("vitreous.data.decode")  # the package gives its function the same name
 SMALL = ViTConfig(image_size=8, patch_size=4, width=8, depth=1, heads=1, classes=2)
 
 
 def picture(data: bytes) -> None:
-    """A picture file: pixels, or ValueError."""
-    with contextlib.suppress(ValueError):
-        pixels = decode(data)
+    """A picture file: pixels, or ValueError; and the same whether a JPEG takes the short way or Pillow's."""
+    pixels = _pixels(data)
+    with mock.patch.object(decoding, "_plain_jpeg", return_value=None):
+        by_pillow = _pixels(data)
+    assert (pixels is None) == (by_pillow is None)
+    if pixels is not None:
         assert pixels.ndim == 3
         assert pixels.shape[2] == 3
+        assert np.array_equal(pixels, by_pillow)
+
+
+def _pixels(data: bytes) -> np.ndarray | None:
+    with contextlib.suppress(ValueError):
+        return decode(data)
+    return None
 
 
 def run_config(data: bytes) -> None:
