@@ -84,11 +84,13 @@ def test_patches_cut_a_picture_into_about_eight_by_eight() -> None:
     }
 
 
-def test_long_runs_shift_pictures_further_than_short_ones() -> None:
+def test_long_runs_shift_pictures_further_than_short_ones_and_the_shortest_not_at_all() -> None:
+    shortest, said = plan(Wish("pets", epochs=1.0), pictures(32))
     short, notes = plan(Wish("pets", epochs=2.0), pictures(32))
     long, _ = plan(Wish("pets", epochs=50.0), pictures(32))
-    assert short.augment.shift < long.augment.shift
-    assert any("2.0 epochs" in note for note in notes)
+    assert 0 == shortest.augment.shift < short.augment.shift < long.augment.shift
+    assert any("1.0 epochs" in note and "not shifted" in note for note in said)
+    assert any("2.0 epochs" in note and "6.2%" in note for note in notes)
     by_steps, _ = plan(Wish("pets", steps=1000), pictures(32))
     assert by_steps.augment.shift == long.augment.shift
 

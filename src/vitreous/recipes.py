@@ -48,8 +48,8 @@ class Wish:
 LARGEST_BATCH = 128
 GROWING = {"patch": ((0.5, 0.3), (0.75, 0.4), (1.0, 0.3)), "conv": ((0.75, 0.6), (1.0, 0.4))}
 """(size in shares of the training size, share of the run) by stem: progressive resizing."""
-LONG_RUN = 10
-"""Epochs from which pictures are shifted further."""
+SHORT_RUN, LONG_RUN = 1.5, 10
+"""Epochs from which pictures are shifted, and shifted further: a picture that is seen once is new without it."""
 SEEN_OFTEN = 50
 """Times that a run must see each picture before a larger model is worth its time."""
 PARAMETERS_A_PICTURE = 200
@@ -113,8 +113,9 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
     elif phases:
         steps = ", ".join(f"{100 * phase.share:.0f} % on {phase.size}" for phase in phases)
         notes.append(f"pictures grow over the run, since small ones cost less: {steps} pixels")
-    shift = 0.125 if epochs >= LONG_RUN else 0.0625
-    notes.append(f"about {epochs:.1f} epochs are expected, so pictures are shifted by up to {shift:.1%} of their side")
+    shift = 0.125 if epochs >= LONG_RUN else 0.0625 if epochs >= SHORT_RUN else 0.0
+    moved = f"shifted by up to {shift:.1%} of their side" if shift else "not shifted"
+    notes.append(f"about {epochs:.1f} epochs are expected, so pictures are {moved}")
     config = RunConfig(
         data=DataConfig(source=wish.source, val_fraction=wish.val_fraction),
         model=model,
