@@ -28,8 +28,8 @@ from typing import Any
 ROWS = Path(__file__).with_suffix(".jsonl")
 
 ANCHORS = [
-    ("handout's model, fp32, 2 cores", 300, 44.5),
-    ("CCT authors, 12 cores (80 % in under 30 min)", 1800, 80.0),
+    ("handout's model,\nfp32, 2 cores", 300, 44.5),
+    ("CCT authors, 12 cores\n(80 % in under 30 min)", 1800, 80.0),
 ]
 """Figures of others on the same task, (name, seconds, accuracy in %), for the drawing."""
 
@@ -127,11 +127,14 @@ def draw(path: Path, picture: Path) -> None:
         axes.errorbar(x, y, yerr=spread_of, marker="o", capsize=3, label=name)
     for name, x_anchor, y_anchor in ANCHORS:
         axes.plot(x_anchor, y_anchor, "k*", markersize=10)
-        axes.annotate(name, (x_anchor, y_anchor), textcoords="offset points", xytext=(-6, -14), ha="right", fontsize=8)
+        axes.annotate(
+            name, (x_anchor, y_anchor), textcoords="offset points", xytext=(0, -8), ha="center", va="top", fontsize=8
+        )
     axes.set(xscale="log", xlabel="seconds of the whole command (log scale)", ylabel="test accuracy, %")
     axes.set_xticks([30, 60, 90, 300, 900, 1800, 3600], ["30 s", "60 s", "90 s", "5 min", "15 min", "30 min", "1 h"])
     axes.minorticks_off()
     axes.set_xlim(40, 4000)
+    axes.set_ylim(bottom=38)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="lower right")
     figure.savefig(picture, dpi=110)
