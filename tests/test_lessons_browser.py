@@ -89,7 +89,7 @@ def test_text_can_be_read_in_light_and_dark(scheme: str, watched: Watched, addre
     page.get_by_text("Not yet.").nth(3).wait_for()
     with Image.open(io.BytesIO(page.screenshot())) as picture:
         assert (np.asarray(picture.convert("L")).mean() > 128) == (scheme == "light")
-    for selector in ("h1", ".paragraph", "figcaption", "svg text", "label"):
+    for selector in ("h1", ".paragraph", "figcaption", "svg text", "code"):
         assert contrast(page, selector) >= 4.5, selector
 
 

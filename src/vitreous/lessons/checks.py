@@ -32,7 +32,7 @@ class Verdict:
         colour = COLOURS[self.kind]
         return (
             f'<div role="status" style="border-left:5px solid {colour};padding:0.5em 0.9em;margin:0.5em 0;'
-            f'background:{colour}1c"><strong style="color:{colour}">{MARKS[self.kind]} {self.kind.capitalize()}.'
+            f'background:{colour}1c"><strong>{MARKS[self.kind]} {self.kind.capitalize()}.'
             f"</strong> {html.escape(self.words)}</div>"
         )
 
