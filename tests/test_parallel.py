@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -116,7 +117,8 @@ def test_after_a_kill_torchrun_starts_again_and_the_run_goes_on_by_itself_to_the
 ) -> None:
     done = torchrun("kill", tmp_path, restarts=1)
     assert done.returncode == 0, done.stderr
-    assert "is gone" in done.stderr  # what the survivor said
+    said, stopped = "is gone" in done.stderr, re.search(r"process \d+ closing signal SIGTERM", done.stderr)
+    assert said or stopped  # the survivor says why it ends, unless torchrun ends it sooner
     processes = [int(path.name.removeprefix("process-")) for path in tmp_path.glob("process-*")]
     assert len(processes) == 4
     for process in processes:
