@@ -127,6 +127,16 @@ def test_a_budget_too_short_to_train_is_refused_with_the_least_that_works(
         train(config, tmp_path / "run", squares, started=time.monotonic() - 4.9)
 
 
+@pytest.mark.parametrize(("last", "said"), [(0.2, False), (1.4, True)])
+def test_a_last_look_that_takes_much_of_the_budget_is_said(
+    last: float, said: bool, tmp_path: Path, squares: DataSet, tiny_run: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitreous.train.final_seconds", lambda *_: last)
+    seen: list[Progress] = []
+    train(dataclasses.replace(tiny_run, steps=None, budget=5.0), tmp_path / "run", squares, watch=seen.append)
+    assert any("validation pictures at the end takes about 1 of the 5 s" in (p.note or "") for p in seen) == said
+
+
 def test_a_loss_that_is_no_number_stops_before_the_update(
     tmp_path: Path, squares: DataSet, tiny_run: RunConfig
 ) -> None:

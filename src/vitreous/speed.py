@@ -19,7 +19,6 @@ import torch
 from vitreous import pace
 from vitreous.classifier import Classifier
 from vitreous.data import DataSet, Images
-from vitreous.device import matrix_rate, pick_device
 from vitreous.models import count_flops, count_parameters
 from vitreous.recipes import Wish, plan
 from vitreous.state import Run
@@ -60,15 +59,14 @@ class Speed:
         return asdict(self)
 
 
-def measure(wish: Wish, side: int = 32, classes: int = 10, seconds: float = 1.0) -> Speed:
+def measure(wish: Wish, products: float, side: int = 32, classes: int = 10, seconds: float = 1.0) -> Speed:
     """Trains and asks a model of ``wish.size`` and ``wish.stem`` for pictures of ``side`` pixels, leaving nothing.
 
-    ``seconds`` is how long each of the figures is measured, at least. Raises ValueError as the planner and training do.
+    ``products`` is what :func:`vitreous.device.matrix_rate` found here, operations a second. ``seconds`` is how long
+    each of the figures is measured, at least. Raises ValueError as the planner and training do.
     """
     data = noise(side, classes)
     config, _ = plan(wish, data)
-    device = pick_device(config.device)
-    products = matrix_rate(device)
     before = torch.get_num_threads()
     try:
         with tempfile.TemporaryDirectory() as nowhere:

@@ -71,6 +71,9 @@ class Result:
 
 Watch = Callable[[Progress], None]
 
+DEAR = 0.2
+"""Of a budget: where the last look at validation pictures takes more, that is said."""
+
 
 def train(
     config: RunConfig,
@@ -146,6 +149,12 @@ def _train(
             if ranks.first():
                 discard(folder)
             raise
+    if config.budget and reserve > DEAR * config.budget:
+        note(
+            "probe",
+            f"looking at all {len(run.validation):,} validation pictures at the end takes about {reserve:.0f} of the "
+            f"{config.budget:.0f} s: a smaller size, a longer budget or --set data.val_fraction=0.02 leaves more to train",
+        )
 
     before = past[1]["plan"]["threads"] if past and config.budget is None else 0
     """Threads: sums in another order have other last bits. With a budget the fastest number is found anew."""

@@ -39,7 +39,7 @@ def bench(
         for stem in stems or ["conv", "patch"]:
             console.say(f"measuring {size}, {stem} stem ...")
             wish = Wish("noise", steps=1000, size=size, stem=stem, device=device)
-            found.append(speed.measure(wish, side, classes, seconds))
+            found.append(speed.measure(wish, products, side, classes, seconds))
     console.speeds(found)
     if as_json:
         emit({"hardware": hardware(), "products_flops": products, "models": [each.to_json() for each in found]})

@@ -11,11 +11,12 @@ import hmac
 import ipaddress
 import re
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from fastapi.responses import JSONResponse
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitreous.serve.metrics import Metrics
@@ -34,6 +35,8 @@ HEADERS = {
     "permissions-policy": "camera=(self), microphone=(), geolocation=()",
 }
 """Of every answer: the page loads nothing from elsewhere, and nobody else can load or frame it."""
+_RAW = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+_NAMES = frozenset(name for name, _ in _RAW)
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,14 @@ def refusal(headers: Headers, rules: Rules, path: str) -> tuple[int, str] | None
         if not hmac.compare_digest(sent, f"Bearer {rules.token}".encode()):
             return 401, "a token is needed: send the header 'Authorization: Bearer TOKEN'"
     return None
+
+
+def _guarded(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """An answer's headers, names in lower case, with HEADERS; not to be kept by anybody unless they say otherwise."""
+    own = [pair for pair in headers if pair[0] not in _NAMES]
+    if all(name != b"cache-control" for name, _ in own):
+        own.append((b"cache-control", b"no-store"))
+    return own + _RAW
 
 
 def _is_address(name: str) -> bool:
@@ -107,10 +118,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers[name] = value
-                headers.setdefault("cache-control", "no-store")
+                message = {**message, "headers": _guarded(message["headers"])}
             await send(message)
 
         refused = refusal(Headers(scope=scope), self.rules, path)

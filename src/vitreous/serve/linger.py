@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+BODIES = (b"content-length", b"transfer-encoding")
+"""Headers of a request that has a body."""
 LINGER = 5.0
 """Seconds that a client which is still sending has to see its answer and stop."""
 
@@ -23,7 +25,7 @@ class Linger:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not {"content-length", "transfer-encoding"} & set(Headers(scope=scope)):
+        if scope["type"] != "http" or not any(name in BODIES for name, _ in scope["headers"]):
             await self.app(scope, receive, send)
             return
         coming = True  # more of the body
