@@ -5,8 +5,9 @@
 50 clients ask as fast as they are answered: predictions, two kinds of heatmap, a picture cut short now and then, and a
 new connection now and then. Every answer is compared with the library's, maps too. Then as many clients as the server
 has places, then ten times as many, who begin at one moment and heed Retry-After: how soon a refusal comes, then and
-after the first second, and what the server's memory grows to. Then SIGTERM while 50 clients wait: every request that was sent must be answered. Standard output: one JSON object
-with the provenance, then one a stage. Standard error: a line a minute, then sentences.
+after the first second, and what the server's memory grows to. Then SIGTERM while 50 clients wait: every request that
+was sent must be answered. Standard output: one JSON object with the provenance, then one a stage. Standard error: a
+line a minute, then sentences.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Truth:
 
 
 class Tally:
-    """What came back: (kind, status) counted, wrong answers, and (moment of asking, seconds to the answer) by status."""
+    """What came back: (kind, status) counted, wrong answers, and by status when was asked and seconds to the answer."""
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, int]] = Counter()
@@ -208,8 +209,9 @@ def sentences(rows: list[dict[str, Any]]) -> list[str]:
         f"ten times the places: {tenfold['by_kind']}, {tenfold['wrong']} wrong, memory "
         f"{tenfold['most_mib'] / full['most_mib'] - 1:+.1%}",
         f"a refusal takes {refusals['p50']:.0f} ms (p95 {refusals['p95']:.0f}, most {refusals['most']:.0f}), "
-        f"{refusals['within_100_ms']:.1%} within 100 ms, {tenfold['no_retry_after']} without Retry-After; after the first "
-        f"second {later['p50']:.0f} ms (p95 {later['p95']:.0f}), {later['within_100_ms']:.1%} within 100 ms",
+        f"{refusals['within_100_ms']:.1%} within 100 ms, {tenfold['no_retry_after']} without Retry-After",
+        f"one after the first second {later['p50']:.0f} ms (p95 {later['p95']:.0f}), "
+        f"{later['within_100_ms']:.1%} within 100 ms",
         f"stop: {stop['answered_right']} of {stop['clients']} answered, exit code {stop['exit_code']} after "
         f"{stop['seconds']:.1f} s",
     ]

@@ -97,3 +97,19 @@ def test_memory_of_freed_arrays_is_kept_so_that_the_next_ones_cost_no_page_fault
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 100  # 200,000 without
+
+
+@pytest.mark.parametrize(("said", "precision"), [({"avx512_bf16": True}, "bf16"), ({"avx512_bf16": False}, "fp32")])
+def test_a_run_that_repeats_exactly_is_not_decided_by_a_clock(
+    said: dict[str, bool], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*args: object) -> None:
+        raise AssertionError("probed")
+
+    monkeypatch.setattr(device, "_train_step", forbidden)
+    monkeypatch.setattr(device, "bf16_pays", forbidden)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: said, raising=False)
+    plan = choose(build_model(SMALL), 8, 3, "auto", "auto", by_clock=False)
+    assert (plan.precision, plan.attention) == (precision, "explicit")
+    asked = choose(build_model(SMALL), 8, 3, "fp32", "fused", by_clock=False)
+    assert (asked.precision, asked.attention) == ("fp32", "fused")

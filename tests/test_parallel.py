@@ -56,7 +56,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with pytest.raises(Stop):
             train(getattr(two_processes, name.upper()), folder / name, two_processes.squares(), watch=kill)
     patched.undo()
-    done = torchrun("compare,reshape,leave,fail", folder)
+    done = torchrun("compare,reshape,leave,foresee,fail", folder)
     (folder / "said").write_text(done.stderr)
     assert "the second process found something wrong" in done.stderr, done.stderr
     return folder
@@ -101,6 +101,12 @@ def test_a_run_goes_from_one_process_to_two_and_back_and_sees_each_picture_once_
     expected, found = losses(tmp_path / "alone"), losses(together / name)
     assert list(found) == list(range(1, 61))
     assert max(abs(found[step] / expected[step] - 1) for step in expected) <= 1e-5
+
+
+def test_processes_of_different_speed_expect_the_same_of_the_last_evaluation(together: Path) -> None:
+    """What is looked at on the way follows from it, and must be the same pictures on all of them."""
+    first, second = (float((together / f"foreseen-{rank}").read_text()) for rank in (0, 1))
+    assert first == second < 0.7
 
 
 def test_one_process_says_what_went_wrong(together: Path) -> None:

@@ -43,6 +43,13 @@ def test_small_pictures_come_first_and_the_last_phase_has_the_own_size() -> None
     assert sum(phase.share for phase in config.phases) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(("family", "side"), [("fastcnn", 84), ("fastcnn", 36), ("resnet", 50)])
+def test_a_network_whose_places_do_not_divide_the_pictures_keeps_their_size(family: str, side: int) -> None:
+    config, _ = plan(Wish("pets", budget=60.0, model=family), pictures(side))
+    assert config.model.image_size == side
+    assert config.phases == ()
+
+
 def test_characters_are_not_mirrored() -> None:
     for name in ("digits", "MNIST", "svhn"):
         assert not plan(Wish(name, budget=60.0), pictures(8, channels=1, name=name))[0].augment.flip

@@ -137,6 +137,17 @@ def test_a_last_look_that_takes_much_of_the_budget_is_said(
     assert any("validation pictures at the end takes about 1 of the 5 s" in (p.note or "") for p in seen) == said
 
 
+def test_a_run_that_could_not_begin_leaves_no_folder_to_the_next_try(
+    tmp_path: Path, squares: DataSet, tiny_run: RunConfig
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("asks for a device that is not there")
+    with pytest.raises(ValueError, match="use --device cpu"):
+        train(dataclasses.replace(tiny_run, device="cuda"), tmp_path / "run", squares)
+    assert not (tmp_path / "run").exists()
+    assert train(tiny_run, tmp_path / "run", squares).val_accuracy is not None
+
+
 def test_a_loss_that_is_no_number_stops_before_the_update(
     tmp_path: Path, squares: DataSet, tiny_run: RunConfig
 ) -> None:

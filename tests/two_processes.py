@@ -9,17 +9,20 @@ import dataclasses
 import os
 import signal
 import sys
+import time
 import weakref
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from coloured import coloured_squares
 
-from vitreous import jobs, ranks, saving
+from vitreous import jobs, looks, ranks, saving
 from vitreous import train as training
 from vitreous.augment import AugmentConfig
 from vitreous.batches import Batches
+from vitreous.classifier import Classifier
 from vitreous.config import RunConfig
 from vitreous.data import DataSet
 from vitreous.optim import OptimConfig
@@ -110,6 +113,20 @@ def leave(folder: Path) -> None:
         held += words[-1]() is not None
     dist.all_reduce = all_reduce
     (folder / f"held-{ranks.rank()}").write_text(f"{held} of {len(words)}")
+
+
+def foresee(folder: Path) -> None:
+    """The second process is slower than the first at what the last evaluation will do."""
+    run = training.Run(PATCH, folder, squares(), 0.0)
+    classifier, logits = run.classifier("squares"), Classifier.logits
+
+    def slow(self: Classifier, *arguments: Any) -> torch.Tensor:
+        time.sleep(0.2 * ranks.rank())
+        return logits(self, *arguments)
+
+    Classifier.logits = slow  # type: ignore[method-assign]
+    (folder / f"foreseen-{ranks.rank()}").write_text(repr(looks.final_seconds(classifier, run.validation)))
+    Classifier.logits = logits  # type: ignore[method-assign]
 
 
 def kill(folder: Path) -> None:

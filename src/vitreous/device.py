@@ -69,13 +69,18 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def choose(model: nn.Module, size: int, channels: int, precision: str, attention: str) -> Plan:
+def choose(model: nn.Module, size: int, channels: int, precision: str, attention: str, by_clock: bool = True) -> Plan:
     """Measures the candidate ways to run one training step of ``model``, where it is, and sets it to the fastest.
 
-    ``precision`` and ``attention`` are ``auto`` or fix that choice. Leaves the model's weights, and torch's random
-    state, as they were. Several processes measure at once, as they will train, and the first one's figures count.
+    ``precision`` and ``attention`` are ``auto`` or fix that choice. Not ``by_clock``, which would let a slow moment
+    decide, they follow from the device alone, so that the same run is computed the same way again. Leaves the model's
+    weights, and torch's random state, as they were. Several processes measure at once, as they will train, and the
+    first one's figures count.
     """
     device = next(model.parameters()).device
+    if not by_clock:
+        precision = ("bf16" if bf16_built_in(device) else "fp32") if precision == "auto" else precision
+        attention = ("explicit" if device.type == "cpu" else "fused") if attention == "auto" else attention
     precisions = ["fp32", "bf16"] if precision == "auto" else [precision]
     if precision == "auto" and device.type == "cpu" and not bf16_pays(device):
         precisions = ["fp32"]
@@ -99,11 +104,15 @@ def choose(model: nn.Module, size: int, channels: int, precision: str, attention
     candidates, rates = ranks.from_first(lambda: (candidates, rates))
     best, *others = sorted(candidates, key=lambda candidate: -rates.get(candidate, 0.0))
     use_attention(model, best[1])
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{device}, {torch.get_num_threads()} threads"
+    name = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device}, {torch.get_num_threads()} threads"
+    )
     note = f"{name}: {best[0]} with {best[1]} attention"
     if others:
         slower = ", ".join(f"{p} {a} {rates[p, a]:.0f}" for p, a in others)
         note += f", {rates[best]:.0f} images/s in a probe ({slower})"
+    elif not by_clock:
+        note += ", which the clock has no say in: such a run repeats exactly"
     elif "auto" not in (precision, attention):
         note += ", as asked"
     return Plan(device, *best, note=note)
@@ -133,7 +142,15 @@ def bf16_pays(device: torch.device) -> bool:
     a = torch.ones(128, 256, device=device)
     b = torch.ones(256, 256, device=device)
     low_a, low_b = a.bfloat16(), b.bfloat16()
-    return _fastest(lambda: low_a @ low_b) < _fastest(lambda: a @ b)
+    return _fastest(lambda: (low_a @ low_b)[0, 0].item()) < _fastest(lambda: (a @ b)[0, 0].item())
+
+
+def bf16_built_in(device: torch.device) -> bool:
+    """Whether the device says that it computes in bf16, without trying."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    said = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
+    return any(said.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
 
 def matrix_rate(device: torch.device) -> float:
@@ -197,8 +214,8 @@ def _train_step(model: nn.Module, images: Tensor, plan: Plan) -> None:
         scores = model(images)
     F.log_softmax(scores.float(), dim=1).mean().backward()
     model.zero_grad(set_to_none=True)
-    if plan.device.type == "cuda":
-        torch.cuda.synchronize()
+    if plan.device.type != "cpu":
+        torch.accelerator.synchronize(plan.device)
 
 
 @contextlib.contextmanager

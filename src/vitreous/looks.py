@@ -15,9 +15,12 @@ from vitreous.classifier import Classifier
 from vitreous.clock import Clock
 from vitreous.data import Images
 from vitreous.device import Plan
+from vitreous.models import count_parameters
 
 GLANCE = 1000
 """Validation pictures that are looked at on the way, at most; all of them are at the end."""
+SAVED_A_PARAMETER = 1e-7
+"""Seconds: four bytes of a weight, twice as a classifier, and of an optimiser's two moments, at 200 MB/s."""
 GLANCE_SHARE = 0.02
 """Of a budget, spent on looking."""
 
@@ -52,15 +55,19 @@ def measure(
 
 
 def final_seconds(classifier: Classifier, validation: Images) -> float:
-    """How long the last evaluation and saving will take, from a timed part of the former."""
-    part = validation.pixels[:250]
-    seconds = []
+    """How long the last evaluation and saving will take, from a timed part of the former and the size of the model.
+
+    Several processes take the first one's figure: each must look at the same pictures.
+    """
+    count, seconds = min(250, len(validation)), []
     classifier.model.eval()  # or a batch normalisation would learn from pictures that are not for training
     for _ in range(2):  # the first call of a kernel is slow
         start = time.perf_counter()
-        classifier.logits(part)
+        classifier.logits(validation.pixels[:count])  # decoded here where they are not in memory
         seconds.append(time.perf_counter() - start)
-    return 1.1 * min(seconds) * len(validation) / len(part) / ranks.world() + 0.5
+    evaluating = 1.1 * min(seconds) * len(validation) / count / ranks.world()
+    (told,) = ranks.told([evaluating + 0.5 + SAVED_A_PARAMETER * count_parameters(classifier.model)])
+    return told
 
 
 def some(count: int, clock: Clock, looks: int) -> list[int]:

@@ -32,6 +32,8 @@ def resample(table: Tensor, old: Grid, new: Grid) -> Tensor:
     """
     if old == new:
         return table
+    if table.device.type == "mps":  # torch has no way back through this there
+        return resample(table.cpu(), old, new).to(table.device)
     picture = table.float().transpose(1, 2).unflatten(2, old)  # (1, D, R, K)
     shrinking = new[0] < old[0] or new[1] < old[1]
     picture = F.interpolate(picture, size=new, mode="bicubic", antialias=shrinking, align_corners=False)

@@ -164,7 +164,9 @@ def model_for(family: str, size: str, stem: str | None, side: int, channels: int
 
 
 def growing(model: ModelConfig) -> tuple[Phase, ...]:
-    """Progressive resizing: small pictures first, the model's own size last."""
+    """Progressive resizing: small pictures first, the model's own size last; none where that is not whole patches."""
+    if model.image_size % model.patch_size:
+        return ()
     growth = GROWING[model.stem if isinstance(model, ViTConfig) else "conv"]
     patch = model.patch_size
     return tuple(Phase(round(model.image_size * factor / patch) * patch, share) for factor, share in growth)

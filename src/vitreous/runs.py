@@ -158,5 +158,5 @@ class Journal:
 
 def _append(path: Path, line: str) -> None:
     if ranks.first():
-        with path.open("a") as file:
+        with path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")

@@ -26,13 +26,22 @@ LIMITS = ("budget", "epochs", "steps")
 FROM_DATA = ("data.source", "model.classes", "model.channels")
 """Settings that DATA decides, whatever a file says."""
 BESIDE = {
-    "size": ("model.width", "model.depth", "model.heads", "model.widths"),
-    "stem": ("model.stem", "model.stem_depth", "model.stem_early"),
-    "any_size": ("sizes", "phases"),
+    "size": ("model.width", "model.depth", "model.heads", "model.mlp_ratio", "model.widths"),
+    "stem": (
+        "model.stem",
+        "model.stem_depth",
+        "model.stem_early",
+        "model.depth",
+        "model.mlp_ratio",
+        "phases",
+    ),
+    "any_size": ("sizes", "phases", "model.stem_norm"),
     "freeze": ("optim.freeze",),
     "probe": ("probe", "optim.freeze", "augment.flip", "augment.shift"),
 }
 """Options of the command line, and the settings of a file that each of them overrules."""
+RENAMING = ("size", "stem", "model", "any_size", "weights", "freeze", "probe")
+"""Options with which a run is no longer of the recipe that a file names."""
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -57,6 +66,8 @@ def combine(options: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[dict
     ``options`` are named as in :class:`vitreous.recipes.Wish`, None where nothing was given.
     """
     options, left = dict(options), {name: value for name, value in values.items() if name not in FROM_DATA}
+    if any(options[name] is not None for name in RENAMING):
+        left.pop("recipe", None)
     limits = {name: left.pop(name, None) for name in LIMITS}
     if all(options[name] is None for name in LIMITS):
         options |= limits

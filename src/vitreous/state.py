@@ -60,7 +60,7 @@ class Run:
         if past and origin.same_processor(past["machine"]):  # to go on to the bit
             way = past["plan"]["precision"], past["plan"]["attention"]
         size, channels = config.model.image_size, config.model.channels
-        self.plan = choose(self.model, size, channels, *way)
+        self.plan = choose(self.model, size, channels, *way, by_clock=config.budget is not None)
         learning, shard = self.model, config.shard
         if config.probe:  # the rest is only read with: every process has it whole
             self.batches = Vectors(self.images, config, self.model, self.plan)

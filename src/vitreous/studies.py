@@ -319,7 +319,7 @@ def _append(out: Path, points: list[dict[str, Any]]) -> None:
     """One line for the whole cell, on the disk before the next begins."""
     path = out / RESULTS
     torn = path.exists() and not path.read_bytes().endswith(b"\n")
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write("\n" * torn)
         file.write(json.dumps({"points": points}) + "\n")
         file.flush()

@@ -128,13 +128,18 @@ def _train(
     for sentence in notes:
         note("scan", sentence)
     past = ranks.from_first(lambda: newest(folder, data, lambda said: note("scan", said))) if resume else None
-    run = Run(config, folder, data, started, past[1] if past else None)
+    try:
+        run = Run(config, folder, data, started, past[1] if past else None)
+        if past:
+            run.restore(*past)
+        elif weights:
+            run.start_from(weights())
+    except BaseException:
+        if not resume and ranks.first():  # or the same command, mended, would find a run there
+            discard(folder)
+        raise
     clock, batches = run.clock, run.batches
     note("probe", run.plan.note)
-    if past:
-        run.restore(*past)
-    elif weights:
-        run.start_from(weights())
     if resume:
         journal.forget_after(run.step)
         ranks.from_first(lambda: checkpoint.set_aside(folder, run.step))
@@ -153,7 +158,8 @@ def _train(
         note(
             "probe",
             f"looking at all {len(run.validation):,} validation pictures at the end takes about {reserve:.0f} of the "
-            f"{config.budget:.0f} s: a smaller size, a longer budget or --set data.val_fraction=0.02 leaves more to train",
+            f"{config.budget:.0f} s: to train longer, take a smaller size, a longer budget or "
+            f"--set data.val_fraction=0.02",
         )
 
     before = past[1]["plan"]["threads"] if past and config.budget is None else 0
@@ -182,7 +188,7 @@ def _train(
                 steps=clock.steps,
                 epoch=run.step / batches.per_epoch,
                 images=run.step * batches.batch,
-                images_per_second=(run.step - first_step) * batches.batch / (now.seconds - first_second),
+                images_per_second=(run.step - first_step) * batches.batch / max(1e-6, now.seconds - first_second),
                 loss=loss.value,
                 accuracy=accuracy,
                 lr=run.optimizers[0].param_groups[0]["lr"],
@@ -222,10 +228,12 @@ def _train(
         ranks.from_first(lambda: classifier.save(folder / "classifier"))
         classifier = Classifier.load(folder / "classifier")
         if not interrupted:  # what is measured is what was saved
+            classifier.model.to(run.plan.device)
             try:
                 final_loss, final = measure(classifier, run.validation, stopped=stopped)
             except Stopped:
                 interrupted = True
+            classifier.model.to("cpu")
         if final is not None:
             last = Progress("done", clock.elapsed(), config.budget, run.step, epoch=run.step / batches.per_epoch)
             journal.write(**_line(last, "val", final_loss, final), n=len(run.validation), final=True)

@@ -70,7 +70,7 @@ def verify_run(run: Path, data_root: Path | None = None) -> Verified:
         seed=config.data.seed,
         splits=wanted,
     )
-    same = not elsewhere
+    same = not elsewhere and "gpu" not in model.provenance  # a GPU stated what is found out here on the processor
     findings = [*files, _pictures(model, data), _validation(model, data, same)]
     if evaluated.is_file():
         findings.append(_tested(run, model, data, same))

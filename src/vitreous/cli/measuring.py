@@ -38,7 +38,7 @@ def bench(
     for size in sizes or ["nano"]:
         for stem in stems or ["conv", "patch"]:
             console.say(f"measuring {size}, {stem} stem ...")
-            wish = Wish("noise", steps=1000, size=size, stem=stem, device=device)
+            wish = Wish("noise", budget=300.0, size=size, stem=stem, device=device)
             found.append(speed.measure(wish, products, side, classes, seconds))
     console.speeds(found)
     if as_json:
