@@ -92,10 +92,39 @@ def with_splits(root: Path, *names: str, classes: tuple[str, ...] = ("cat", "dog
     return root
 
 
-@pytest.mark.parametrize("val", ["val", "valid", "validation", "Validation"])
-def test_split_folders_are_found_by_each_name(tmp_path: Path, val: str) -> None:
-    data = load(with_splits(tmp_path / "pets", "train", val, "test"))
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Validation", "dev"])
+@pytest.mark.parametrize(("train", "test"), [("train", "test"), ("Training", "Testing")])
+def test_split_folders_are_found_by_each_name(tmp_path: Path, train: str, val: str, test: str) -> None:
+    data = load(with_splits(tmp_path / "pets", train, val, test))
     assert counts(data) == {"train": [3, 3], "val": [3, 3], "test": [3, 3]}
+
+
+@pytest.mark.parametrize(
+    "names", [("seg_train", "seg_test"), ("TrainSet", "valset", "prediction"), ("a/train_1", "a/test_1")]
+)
+def test_folders_that_look_like_splits_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    root = with_splits(tmp_path / "pets", *names)
+    refused(root, "look like splits", Path(names[-1]).name, "rename them train, val or test")
+
+
+def test_a_split_nested_in_a_folder_of_its_name_is_no_class(tmp_path: Path) -> None:
+    root = with_splits(tmp_path / "pets", "seg_train/seg_train", "seg_test/seg_test")
+    picture(root / "seg_pred" / "seg_pred" / "1.png")
+    refused(root, "look like splits", "directly in them")
+
+
+@pytest.mark.parametrize("names", [("trained", "untrained"), ("pre-test", "post-test"), ("cat", "train_1")])
+def test_classes_may_have_names_that_hold_those_of_splits(tmp_path: Path, names: tuple[str, ...]) -> None:
+    data = load(with_splits(tmp_path / "a", *names, classes=("left", "right")), val_fraction=0)
+    assert data.train is not None
+    assert data.train.classes == tuple(sorted(names))
+
+
+def test_folders_beside_split_folders_are_named_as_not_read(tmp_path: Path) -> None:
+    root = with_splits(tmp_path / "pets", "train", "test", "more", "sketches")
+    data = load(root)
+    assert set(data.splits()) == {"train", "val", "test"}
+    assert [note for note in data.notes if "not read" in note and note.endswith("more, sketches")]
 
 
 def test_test_never_stands_in_for_validation(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A folder per class, with or without split folders.
 
     pets/cat/1.jpg                one class per folder (and all pictures below it)
-    pets/train/cat/1.jpg          train, val (or valid, validation) and test, each with the same classes
+    pets/train/cat/1.jpg          train, val (or valid, validation, dev) and test, each with the same classes
     pets/pets/train/cat/1.jpg     a folder that holds a single folder is looked into
 
 Rules: every file in a class folder is either used or named as rejected. Hidden files and those that systems leave
@@ -25,7 +25,7 @@ import numpy as np
 from vitreous.data.decode import Source
 from vitreous.data.images import Rejected
 from vitreous.data.opened import Listing, Opened
-from vitreous.data.splits import canonical, needed
+from vitreous.data.splits import canonical, looks_like, needed
 
 _LEFT_BEHIND = {"thumbs.db", "desktop.ini", "icon\r"}
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
@@ -149,8 +149,9 @@ class _Walk:
                 self.refuse(entry.path, "not a regular file")
 
 
-def _layout(root: Path) -> tuple[Path, dict[str, Path]]:
-    """(the folder that holds classes or splits, {split: folder}); without split folders all is train."""
+def _layout(root: Path) -> tuple[Path, dict[str, Path], list[str]]:
+    """(the folder that holds classes or splits, {split: folder}, names of folders beside these, which nobody reads);
+    without split folders all is train."""
     for _ in range(_NESTED):
         folders = _folders(root)
         splits = {path: canonical(path.name) for path in folders}
@@ -163,11 +164,34 @@ def _layout(root: Path) -> tuple[Path, dict[str, Path]]:
                     f"{printable(root)}: {doubled[0]!r} and {named[canonical(doubled[0]) or ''].name!r} are "
                     "the same split; keep one"
                 )
-            return root, named
+            return root, named, [printable(path.name) for path, name in splits.items() if not name]
         if len(folders) != 1 or not _folders(folders[0]):
-            return root, {"train": root}
+            _check_no_splits(root, folders)
+            break
         root = folders[0]
-    return root, {"train": root}
+    return root, {"train": root}, []
+
+
+def _check_no_splits(root: Path, folders: list[Path]) -> None:
+    """ValueError where folders that would be classes are splits by their looks: seg_train and seg_test, say, each with
+    the same folders in it."""
+    words = [looks_like(path.name) for path in folders]
+    if None in words or not {"train", "training"} & set(words):
+        return
+    inner = [names for path in folders if len(names := _inner(path)) > 1]  # those to predict have no classes
+    if len(inner) > 1 and all(names == inner[0] for names in inner):
+        raise ValueError(
+            f"{printable(root)}: {' and '.join(repr(printable(path.name)) for path in folders[-2:])} look like splits "
+            "and not like classes; rename them train, val or test, with the class folders directly in them"
+        )
+
+
+def _inner(folder: Path) -> set[str]:
+    """Names of the folders in one, or in the only folder that it holds."""
+    folders = _folders(folder)
+    if len(folders) == 1:
+        folders = _folders(folders[0]) or folders
+    return {path.name for path in folders}
 
 
 def _classes(folder: Path, top: bool) -> dict[str, Path]:
@@ -237,7 +261,7 @@ def open_folder(root: Path, wanted: set[str]) -> Opened:
         raise ValueError(
             f"{printable(root)}: the folder is empty; put the pictures of each class into a folder of its own"
         )
-    base, folders = _layout(root)
+    base, folders, unread = _layout(root)
     walk = _Walk(root.resolve())
     classes_of = {name: _classes(path, top=True) for name, path in folders.items()}
     classes = _same_classes(classes_of)
@@ -250,6 +274,8 @@ def open_folder(root: Path, wanted: set[str]) -> Opened:
         aside = _Walk(walk.root, dict(walk.seen))
         splits[reference] = _list(aside, base, classes_of[reference], reference)
     notes = [f"pictures are read from {printable(base)}"] if base != root else []
+    if unread:
+        notes.append(f"not read, since they are beside the split folders: {', '.join(unread)}")
     if walk.outside:
         notes.append(f"{walk.outside} links lead out of {printable(root)} and were followed")
     name = printable(root.resolve().name)
