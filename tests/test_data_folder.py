@@ -223,6 +223,14 @@ def test_a_coloured_picture_beyond_the_sample_is_not_lost(tmp_path: Path, monkey
     assert data.train.pixels.shape[1] == 3
 
 
+def test_channels_are_as_asked_for_or_refused(pets: Path) -> None:
+    for channels in (1, 3):
+        train = load(pets, channels=channels).train
+        assert train is not None
+        assert train.pixels.shape[1] == channels
+    refused(pets, "channels=4", channels=4)
+
+
 def test_large_pictures_decode_the_same_on_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for label in ("cat", "dog"):
         for number in range(4):

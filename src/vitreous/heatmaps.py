@@ -270,7 +270,7 @@ def _looked_at(
         return classifier, torch.stack([_read(classifier, file) for file in files]), [str(f) for f in files], None
     if sources:
         classifier = Classifier.load(run)
-        data = load(sources[0], data_root=root, size=classifier.size, splits={"val"})
+        data = load(sources[0], data_root=root, size=classifier.size, channels=classifier.channels, splits={"val"})
         if data.val is None:
             raise ValueError(f"{data.name} has no validation pictures: give picture files instead")
         check_fit(classifier, data.val)

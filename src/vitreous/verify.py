@@ -66,6 +66,7 @@ def verify_run(run: Path, data_root: Path | None = None) -> Verified:
         config.data.source,
         data_root=data_root,
         size=model.size,
+        channels=model.channels,
         val_fraction=config.data.val_fraction,
         seed=config.data.seed,
         splits=wanted,

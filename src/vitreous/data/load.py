@@ -18,7 +18,7 @@ from vitreous.data.manifest import names_files, open_manifest
 from vitreous.data.named import EMBEDDED, NAMED, find, known, name_of, read_digits, read_named
 from vitreous.data.opened import Opened
 from vitreous.data.parquet import open_parquet, open_saved, saved_files, split_files
-from vitreous.data.plan import check_size
+from vitreous.data.plan import check_channels, check_size
 from vitreous.data.shapes import read_generated
 from vitreous.data.shards import is_pattern, matching, open_shards, shard_files
 from vitreous.data.splits import check_fraction, requested, split
@@ -32,6 +32,7 @@ def load(
     *,
     data_root: Path | None = None,
     size: int | None = None,
+    channels: int | None = None,
     val_fraction: float = 0.1,
     seed: int = 0,
     splits: Collection[str] | None = None,
@@ -45,8 +46,10 @@ def load(
     saved; tar shards, as a folder or with braces or a wildcard; or hf:owner/name. A name wins over a folder of that
     name: write ./digits then.
     data_root: where named sets are looked for first (else $VITREOUS_DATA). size: the side in pixels; None keeps small
-    pictures of one size and otherwise chooses. val_fraction: of each class, held out of train by `seed` where the
-    source brings no validation; 0 for none. The test split never stands in. splits: those to read; None for all.
+    pictures of one size and otherwise chooses. channels: 1 for gray or 3, as a classifier reads them; None chooses by
+    what the training pictures are; a named set in its published form keeps its own. val_fraction: of each class, held
+    out of train by `seed` where the source brings no validation; 0 for none. The test split never stands in. splits:
+    those to read; None for all.
     images: the folder that the paths of a table are seen from, in place of its own.
     cache: for fetched files and decoded pictures (else $XDG_CACHE_HOME/vitreous, else ~/.cache/vitreous).
 
@@ -54,12 +57,13 @@ def load(
     """
     wanted = requested(splits)
     check_size(size)
+    check_channels(channels)
     if val_fraction != 0:
         check_fraction(val_fraction)
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed}: take a whole number from 0 to {2**32 - 1}")
     found = find_source(source, data_root, wanted, size, images, cache)
-    parts = gather(found, size, cache) if isinstance(found, Opened) else found
+    parts = gather(found, size, cache, channels) if isinstance(found, Opened) else found
     return _held_out(parts, wanted, val_fraction, seed)
 
 

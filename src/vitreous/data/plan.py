@@ -30,6 +30,12 @@ def check_size(size: int | None) -> None:
         raise ValueError(f"size={size}: a picture's side must be {SIZES[0]} to {SIZES[1]} pixels, for example 32")
 
 
+def check_channels(channels: int | None) -> None:
+    """ValueError for another number of channels than 1 or 3."""
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels={channels}: a picture has 1 (gray) or 3 (coloured)")
+
+
 def plan(pictures: Pictures, size: int | None) -> Plan:
     """Choose size and channels from the headers of a sample; `size` overrides the first.
 
