@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ import torch
 from PIL import Image
 
 from vitreous.data import DataSet, Mapped, load
+from vitreous.data.decode import Span
+from vitreous.data.folder import Files
+from vitreous.data.shards import Members
 
 
 def picture(path: Path, size: tuple[int, int] = (16, 16), mode: str = "RGB", seed: int = 0) -> Path:
@@ -221,6 +225,18 @@ def test_a_coloured_picture_beyond_the_sample_is_not_lost(tmp_path: Path, monkey
     data = load(tmp_path / "a")
     assert data.train is not None
     assert data.train.pixels.shape[1] == 3
+
+
+@pytest.mark.parametrize(("length", "count"), [(1999, 1000), (1001, 1000), (1000, 1000), (7, 1000), (5003, 1000)])
+def test_a_sample_is_spread_over_all_pictures(length: int, count: int) -> None:
+    files, spans = Files(""), [Span(Path("a.tar"), place, 1) for place in range(length)]
+    for place in range(length):
+        files.add(str(place), 1, 0)
+    places = [int(str(path)) for path in files.sample(count)]
+    assert places == [span.start for span in Members([], spans).sample(count) if isinstance(span, Span)]
+    assert min(length, count // 2) <= len(places) <= count
+    assert len({after - before for before, after in pairwise(places)}) == 1
+    assert places[0] == 0 and length - places[-1] <= places[1]
 
 
 def test_channels_are_as_asked_for_or_refused(pets: Path) -> None:

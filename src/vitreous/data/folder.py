@@ -24,7 +24,7 @@ import numpy as np
 
 from vitreous.data.decode import Source
 from vitreous.data.images import Rejected
-from vitreous.data.opened import Listing, Opened
+from vitreous.data.opened import Listing, Opened, spacing
 from vitreous.data.splits import canonical, looks_like, needed
 
 _LEFT_BEHIND = {"thumbs.db", "desktop.ini", "icon\r"}
@@ -65,8 +65,7 @@ class Files:
         return hashlib.sha256(repr((self.sizes, self.times)).encode() + os.fsencode(names)).hexdigest()
 
     def sample(self, count: int) -> list[Source]:
-        step = max(1, len(self.paths) // count)
-        return [Path(path) for path in self.paths[::step][: count + 1]]
+        return [Path(path) for path in self.paths[:: spacing(len(self.paths), count)]]
 
     def at(self, place: int) -> Source:
         return Path(self.paths[place])

@@ -12,7 +12,7 @@ from vitreous.data import cache as store
 from vitreous.data.images import Images, Mapped, Parts, Rejected, Sizes
 from vitreous.data.opened import NO_CLASS, Opened
 from vitreous.data.pixels import Decoded, TooLarge
-from vitreous.data.plan import Plan, check_channels, check_size, plan
+from vitreous.data.plan import VERSION, Plan, check_channels, check_size, plan
 from vitreous.data.stream import streamed
 
 
@@ -44,7 +44,7 @@ def _decode(
     opened: Opened, size: int | None, cache: Path | None, channels: int | None
 ) -> tuple[Plan, dict[str, Decoded], list[str]]:
     reference = opened.reference.pictures
-    values = store.noted(reference, f"plan {size}", cache, lambda: dataclasses.asdict(plan(reference, size)))
+    values = store.noted(reference, f"plan {VERSION} {size}", cache, lambda: dataclasses.asdict(plan(reference, size)))
     target = Plan(**{**values, "size": tuple(values["size"])})
     if channels is not None:
         target = dataclasses.replace(target, channels=1 if channels == 1 else 3)

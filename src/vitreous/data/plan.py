@@ -10,6 +10,7 @@ from vitreous.data.images import Sizes
 from vitreous.data.opened import Pictures
 
 SAMPLE = 1000  # headers read to choose size and channels
+VERSION = 2  # of how the sample is taken: a plan kept by an older one is not this one's
 SIZES = (8, 1024)  # what a caller may ask for
 _CHOSEN = (16, 96)  # what is chosen for a caller who does not ask
 
