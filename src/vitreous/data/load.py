@@ -91,7 +91,7 @@ def find_source(
         raise ValueError("no data set named; give a folder, a parquet file, or one of digits, cifar10, ...")
     if text.startswith("hf:"):
         return _open_hub(text, wanted)
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if is_pattern(text) and not os.path.lexists(path):
         shards = matching(str(path))
         return open_shards(Path(os.path.commonpath([each.parent for each in shards])), shards, wanted, cache)
