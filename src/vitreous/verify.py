@@ -70,6 +70,7 @@ def verify_run(run: Path, data_root: Path | None = None) -> Verified:
         val_fraction=config.data.val_fraction,
         seed=config.data.seed,
         splits=wanted,
+        images=Path(config.data.images) if config.data.images else None,
     )
     same = not elsewhere
     findings = [*files, _pictures(model, data), _validation(model, data, same)]
