@@ -63,8 +63,18 @@ class Seen:
         for part in parts:
             failed |= {first + place: reason for place, reason in part.failed.items()}
             first += len(part)
-        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
+        joined = {name: np.concatenate([getattr(part, name) for part in (_EMPTY, *parts)]) for name in _ARRAYS}
         return Seen(**joined, failed=failed)
+
+
+_EMPTY = Seen(
+    np.zeros(0, dtype=np.str_),
+    np.zeros((0, T, T, 3), dtype=np.uint8),
+    np.zeros(0, dtype=np.int64),
+    np.zeros(0, dtype=np.int64),
+    np.zeros(0, dtype=np.bool_),
+    {},
+)
 
 
 def scan(pictures: Pictures, tell: Tell) -> Seen:
