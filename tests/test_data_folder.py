@@ -425,3 +425,27 @@ def test_uneven_classes_are_told_with_numbers(tmp_path: Path) -> None:
     assert "'cat' has 30 pictures in train and 'dog' 10, 3 to 1" in notes[0]
     (tmp_path / "cat" / "0.png").unlink()
     assert not any("uneven" in note for note in load(tmp_path).notes)
+
+
+def test_hidden_tables_and_shards_do_not_hide_class_folders(pets: Path) -> None:
+    (pets / ".p.parquet.parts").mkdir()
+    (pets / ".p.parquet.parts" / "000000000000.parquet").write_bytes(b"half")
+    (pets / "cat" / "._train-000.tar").write_bytes(b"what a Mac leaves")
+    (pets / "dog" / "more.tar").mkdir()
+    picture(pets / "dog" / "more.tar" / "1.png")
+    assert counts(load(pets, val_fraction=0)) == {"train": [10, 11]}
+
+
+@pytest.mark.parametrize("name", ["features.parquet", "cat/features.parquet", "all.tar"])
+def test_a_table_or_shard_among_class_folders_is_told_to_be_in_the_way(pets: Path, name: str) -> None:
+    (pets / name).write_bytes(b"nothing of use")
+    refused(pets, Path(name).name, "not a readable", f"move the {Path(name).suffix} files out of {pets}")
+
+
+def test_a_damaged_table_alone_is_not_told_to_be_in_the_way(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "0.parquet").write_bytes(b"nothing of use")
+    with pytest.raises(ValueError, match="not a readable parquet file") as refusal:
+        load(tmp_path)
+    assert "class folders" not in str(refusal.value)

@@ -89,7 +89,8 @@ def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
         raise ValueError(f"{printable(folder)}: cannot be listed ({error.strerror}); check its permissions") from None
 
 
-def _folders(folder: Path) -> list[Path]:
+def folders_in(folder: Path) -> list[Path]:
+    """The folders that a folder holds, hidden ones aside. ValueError where it cannot be listed."""
     return [Path(entry.path) for entry in _entries(folder) if is_folder(entry)]
 
 
@@ -99,6 +100,17 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads round in a circle
         return False
+
+
+def holds_picture(folder: Path, levels: int = 1) -> bool:
+    """Whether a file in a folder, or ``levels`` deeper, has a picture's suffix; False where it cannot be listed."""
+    try:
+        entries = _entries(folder)
+    except ValueError:
+        return False
+    if any(os.path.splitext(entry.name)[1].lower() in PICTURES for entry in entries):
+        return True
+    return levels > 0 and any(holds_picture(Path(entry.path), levels - 1) for entry in entries if is_folder(entry))
 
 
 @dataclass
@@ -152,11 +164,11 @@ def _layout(root: Path) -> tuple[Path, dict[str, Path], list[str]]:
     """(the folder that holds classes or splits, {split: folder}, names of folders beside these, which nobody reads);
     without split folders all is train."""
     for _ in range(_NESTED):
-        folders = _folders(root)
+        folders = folders_in(root)
         splits = {path: canonical(path.name) for path in folders}
         named = {name: path for path, name in splits.items() if name}
         # A class can be called "train" (beside "bus" and "car"): then it holds pictures, not classes.
-        if named and (len(named) == len(folders) or ("train" in named and _folders(named["train"]))):
+        if named and (len(named) == len(folders) or ("train" in named and folders_in(named["train"]))):
             doubled = [path.name for path, name in splits.items() if name and named[name] != path]
             if doubled:
                 raise ValueError(
@@ -164,7 +176,7 @@ def _layout(root: Path) -> tuple[Path, dict[str, Path], list[str]]:
                     "the same split; keep one"
                 )
             return root, named, [printable(path.name) for path, name in splits.items() if not name]
-        if len(folders) != 1 or not _folders(folders[0]):
+        if len(folders) != 1 or not folders_in(folders[0]):
             _check_no_splits(root, folders)
             break
         root = folders[0]
@@ -187,15 +199,15 @@ def _check_no_splits(root: Path, folders: list[Path]) -> None:
 
 def _inner(folder: Path) -> set[str]:
     """Names of the folders in one, or in the only folder that it holds."""
-    folders = _folders(folder)
+    folders = folders_in(folder)
     if len(folders) == 1:
-        folders = _folders(folders[0]) or folders
+        folders = folders_in(folders[0]) or folders
     return {path.name for path in folders}
 
 
 def _classes(folder: Path, top: bool) -> dict[str, Path]:
     """{class name: folder}, in order; ValueError for none, one, or two that look the same."""
-    named = {printable(path.name): path for path in _folders(folder)}
+    named = {printable(path.name): path for path in folders_in(folder)}
     found = {name: named[name] for name in sorted(named)}
     if not found:
         tables = [entry.name for entry in _entries(folder) if entry.name.lower().endswith((".csv", ".tsv"))]

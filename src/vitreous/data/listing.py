@@ -36,17 +36,22 @@ def listed(sources: Iterable[str]) -> Iterator[str]:
 
 
 def below(root: Path, suffix: str, levels: int) -> list[Path]:
-    """What ends in ``suffix``, sorted, in a folder and ``levels`` deeper; what cannot be listed is passed over."""
+    """Files that end in ``suffix``, sorted, in a folder and ``levels`` deeper.
+
+    Hidden ones (a table that ``predict`` is still writing, say) are passed over, and so is what cannot be listed.
+    """
     found, folders = [], [str(root)]
     for _ in range(levels + 1):
         deeper = []
         for folder in folders:
             with contextlib.suppress(OSError), os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name.endswith(suffix):
-                        found.append(Path(entry.path))
+                    if hidden(entry.name):
+                        continue
                     if is_folder(entry):
                         deeper.append(entry.path)
+                    elif entry.name.endswith(suffix):
+                        found.append(Path(entry.path))
         folders = deeper
     return sorted(found)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
 
-from vitreous.data.folder import open_folder
+from vitreous.data.folder import folders_in, holds_picture, open_folder, printable
 from vitreous.data.gather import gather
 from vitreous.data.images import DataSet, Parts
 from vitreous.data.manifest import SUFFIXES as TABLES
@@ -119,13 +120,29 @@ def _open_path(path: Path, wanted: set[str], cache: Path | None, images: Path | 
         raise ValueError(f"{path}: no such folder or file, nor a named set{hint}")
     if path.is_file():
         return _open_file(path, wanted, cache, images)
-    if split_files(path):
-        named = known(path.resolve().name)
-        return open_parquet(path, wanted, named.title if named else "", named.classes if named else ())
+    with _class_folders_beside(path, ".parquet"):
+        if split_files(path):
+            named = known(path.resolve().name)
+            return open_parquet(path, wanted, named.title if named else "", named.classes if named else ())
     if saved_files(path):
         return open_saved(path, wanted)
-    shards = shard_files(path)
-    return open_shards(path, shards, wanted, cache) if shards else open_folder(path, wanted)
+    with _class_folders_beside(path, ".tar"):
+        if shards := shard_files(path):
+            return open_shards(path, shards, wanted, cache)
+    return open_folder(path, wanted)
+
+
+@contextlib.contextmanager
+def _class_folders_beside(root: Path, suffix: str) -> Iterator[None]:
+    """Adds to why a folder cannot be read as tables or shards that its class folders could be, where it has some."""
+    try:
+        yield
+    except ValueError as error:
+        if sum(map(holds_picture, folders_in(root))) < 2:
+            raise
+        raise ValueError(
+            f"{error}; if the pictures are in class folders, move the {suffix} files out of {printable(root)}"
+        ) from None
 
 
 def _open_file(path: Path, wanted: set[str], cache: Path | None, images: Path | None) -> Opened:
