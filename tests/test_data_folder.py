@@ -298,6 +298,18 @@ def test_found_is_used_plus_rejected(pets: Path) -> None:
     assert "outside any class folder" in {each.reason for each in data.rejected}
 
 
+def test_pictures_in_split_folders_beside_the_classes_are_named(tmp_path: Path) -> None:
+    root = with_splits(tmp_path / "pets", "train", "test")
+    loose = [picture(root / name) for name in ("loose.png", "test/loose.JPG", "train/loose.png")]
+    (root / "train" / "README.md").write_text("no picture")
+    data = load(root)
+    assert [(each.path, each.reason) for each in data.rejected] == [
+        (str(path), "outside any class folder") for path in (loose[0], loose[2], loose[1])
+    ]
+    assert counts(data) == {"train": [2, 2], "val": [1, 1], "test": [3, 3]}
+    assert [each.path for each in load(root, splits={"test"}).rejected] == [str(loose[0]), str(loose[1])]
+
+
 def test_links_out_of_the_folder_are_followed_and_told(pets: Path, tmp_path: Path) -> None:
     for number in range(3):
         picture(tmp_path / "elsewhere" / f"{number}.png")

@@ -277,8 +277,9 @@ def open_folder(root: Path, wanted: set[str]) -> Opened:
     classes_of = {name: _classes(path, top=True) for name, path in folders.items()}
     classes = _same_classes(classes_of)
     walk.reserve([base, *folders.values(), *(path for each in classes_of.values() for path in each.values())])
-    _strays(walk, base)
     needs = needed(folders, wanted)
+    for beside in dict.fromkeys([base, *(folders[name] for name in needs)]):
+        _strays(walk, beside)
     splits = {name: _list(walk, base, classes_of[name], name) for name in needs}
     reference = "train" if "train" in folders else next(iter(folders))
     if reference not in splits:  # listed for its sizes only: what it refuses is for the run that uses it to tell
