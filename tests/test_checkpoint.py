@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import random
 from pathlib import Path
@@ -153,3 +154,27 @@ def test_weights_of_another_architecture_are_refused_with_names() -> None:
     other = build_model(ViTConfig(image_size=8, width=32, depth=2, heads=2, classes=3))
     with pytest.raises(ValueError, match=r"another architecture: missing blocks\.1"):
         checkpoint.load_weights(other, model.state_dict())
+
+
+def test_a_checkpoint_is_saved_where_only_files_open_for_writing_can_be_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+
+    class Windows:
+        name = "nt"
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(os, name)
+
+        @staticmethod
+        def fsync(descriptor: int) -> None:
+            assert os.write(descriptor, b"") == 0  # OSError unless it is open for writing
+            synced.append(descriptor)
+
+    monkeypatch.setattr(sealed, "os", Windows())
+    folder = save(tmp_path, 1)
+    sealed.write(tmp_path / "a.txt", "words")
+    assert len(synced) == len(list(folder.iterdir())) + 1
+    monkeypatch.undo()
+    assert checkpoint.latest(tmp_path) is not None

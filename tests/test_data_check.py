@@ -14,7 +14,7 @@ from test_data_folder import tree_hash
 from typer.testing import CliRunner
 
 from vitreous.cli import app
-from vitreous.data import Findings, check
+from vitreous.data import Findings, check, scan
 from vitreous.data.scan import alike
 from vitreous.data_page import write_page
 
@@ -99,6 +99,32 @@ def test_pictures_alike_to_a_third_are_one_group_and_plain_ones_are_alike_to_non
     pairs, more = alike(np.concatenate([(base + noise).clip(0, 255), plain]).astype(np.uint8))
     assert sorted(map(tuple, pairs.tolist())) == [(0, 1), (0, 2), (1, 2)]
     assert not more
+
+
+def test_frames_that_are_all_alike_are_compared_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = corpus.pixels(1, (16, 16)).astype(int)
+    noise = np.random.RandomState(0).randint(-14, 15, (60, 16, 16, 3))
+    thumbnails = (base + noise).clip(0, 255).astype(np.uint8)
+    whole, _ = alike(thumbnails)
+    assert 0 < len(whole) < 60 * 59 / 2
+    at_once = []
+
+    def expanded(some: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+        at_once.append(len(pairs))
+        return in_colour(some, pairs)
+
+    in_colour = scan._alike_in_colour
+    monkeypatch.setattr(scan, "_alike_in_colour", expanded)
+    for name, value in (("_BLOCK", 25), ("_ROWS", 7), ("_EXPANDED", 16)):
+        monkeypatch.setattr(scan, name, value)
+    pairs, more = alike(thumbnails)
+    np.testing.assert_array_equal(pairs, whole)
+    assert not more and max(at_once) == 16
+    at_once.clear()
+    monkeypatch.setattr(scan, "_MOST_PAIRS", 20)
+    pairs, more = alike(thumbnails)
+    np.testing.assert_array_equal(pairs, whole[:20])
+    assert more and sum(at_once) < 100  # the others were not looked at
 
 
 def test_more_near_duplicates_than_can_be_listed_are_told_of(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:

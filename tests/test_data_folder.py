@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ import torch
 from PIL import Image
 
 from vitreous.data import DataSet, Mapped, load
+from vitreous.data.decode import Span
+from vitreous.data.folder import Files
+from vitreous.data.shards import Members
 
 
 def picture(path: Path, size: tuple[int, int] = (16, 16), mode: str = "RGB", seed: int = 0) -> Path:
@@ -92,10 +96,39 @@ def with_splits(root: Path, *names: str, classes: tuple[str, ...] = ("cat", "dog
     return root
 
 
-@pytest.mark.parametrize("val", ["val", "valid", "validation", "Validation"])
-def test_split_folders_are_found_by_each_name(tmp_path: Path, val: str) -> None:
-    data = load(with_splits(tmp_path / "pets", "train", val, "test"))
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Validation", "dev"])
+@pytest.mark.parametrize(("train", "test"), [("train", "test"), ("Training", "Testing")])
+def test_split_folders_are_found_by_each_name(tmp_path: Path, train: str, val: str, test: str) -> None:
+    data = load(with_splits(tmp_path / "pets", train, val, test))
     assert counts(data) == {"train": [3, 3], "val": [3, 3], "test": [3, 3]}
+
+
+@pytest.mark.parametrize(
+    "names", [("seg_train", "seg_test"), ("TrainSet", "valset", "prediction"), ("a/train_1", "a/test_1")]
+)
+def test_folders_that_look_like_splits_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    root = with_splits(tmp_path / "pets", *names)
+    refused(root, "look like splits", Path(names[-1]).name, "rename them train, val or test")
+
+
+def test_a_split_nested_in_a_folder_of_its_name_is_no_class(tmp_path: Path) -> None:
+    root = with_splits(tmp_path / "pets", "seg_train/seg_train", "seg_test/seg_test")
+    picture(root / "seg_pred" / "seg_pred" / "1.png")
+    refused(root, "look like splits", "directly in them")
+
+
+@pytest.mark.parametrize("names", [("trained", "untrained"), ("pre-test", "post-test"), ("cat", "train_1")])
+def test_classes_may_have_names_that_hold_those_of_splits(tmp_path: Path, names: tuple[str, ...]) -> None:
+    data = load(with_splits(tmp_path / "a", *names, classes=("left", "right")), val_fraction=0)
+    assert data.train is not None
+    assert data.train.classes == tuple(sorted(names))
+
+
+def test_folders_beside_split_folders_are_named_as_not_read(tmp_path: Path) -> None:
+    root = with_splits(tmp_path / "pets", "train", "test", "more", "sketches")
+    data = load(root)
+    assert set(data.splits()) == {"train", "val", "test"}
+    assert [note for note in data.notes if "not read" in note and note.endswith("more, sketches")]
 
 
 def test_test_never_stands_in_for_validation(tmp_path: Path) -> None:
@@ -194,6 +227,26 @@ def test_a_coloured_picture_beyond_the_sample_is_not_lost(tmp_path: Path, monkey
     assert data.train.pixels.shape[1] == 3
 
 
+@pytest.mark.parametrize(("length", "count"), [(1999, 1000), (1001, 1000), (1000, 1000), (7, 1000), (5003, 1000)])
+def test_a_sample_is_spread_over_all_pictures(length: int, count: int) -> None:
+    files, spans = Files(""), [Span(Path("a.tar"), place, 1) for place in range(length)]
+    for place in range(length):
+        files.add(str(place), 1, 0)
+    places = [int(str(path)) for path in files.sample(count)]
+    assert places == [span.start for span in Members([], spans).sample(count) if isinstance(span, Span)]
+    assert min(length, count // 2) <= len(places) <= count
+    assert len({after - before for before, after in pairwise(places)}) == 1
+    assert places[0] == 0 and length - places[-1] <= places[1]
+
+
+def test_channels_are_as_asked_for_or_refused(pets: Path) -> None:
+    for channels in (1, 3):
+        train = load(pets, channels=channels).train
+        assert train is not None
+        assert train.pixels.shape[1] == channels
+    refused(pets, "channels=4", channels=4)
+
+
 def test_large_pictures_decode_the_same_on_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for label in ("cat", "dog"):
         for number in range(4):
@@ -243,6 +296,18 @@ def test_found_is_used_plus_rejected(pets: Path) -> None:
     assert sum(len(part) for part in data.splits().values()) == 21
     assert len(data.rejected) == 6
     assert "outside any class folder" in {each.reason for each in data.rejected}
+
+
+def test_pictures_in_split_folders_beside_the_classes_are_named(tmp_path: Path) -> None:
+    root = with_splits(tmp_path / "pets", "train", "test")
+    loose = [picture(root / name) for name in ("loose.png", "test/loose.JPG", "train/loose.png")]
+    (root / "train" / "README.md").write_text("no picture")
+    data = load(root)
+    assert [(each.path, each.reason) for each in data.rejected] == [
+        (str(path), "outside any class folder") for path in (loose[0], loose[2], loose[1])
+    ]
+    assert counts(data) == {"train": [2, 2], "val": [1, 1], "test": [3, 3]}
+    assert [each.path for each in load(root, splits={"test"}).rejected] == [str(loose[0]), str(loose[1])]
 
 
 def test_links_out_of_the_folder_are_followed_and_told(pets: Path, tmp_path: Path) -> None:
@@ -372,3 +437,27 @@ def test_uneven_classes_are_told_with_numbers(tmp_path: Path) -> None:
     assert "'cat' has 30 pictures in train and 'dog' 10, 3 to 1" in notes[0]
     (tmp_path / "cat" / "0.png").unlink()
     assert not any("uneven" in note for note in load(tmp_path).notes)
+
+
+def test_hidden_tables_and_shards_do_not_hide_class_folders(pets: Path) -> None:
+    (pets / ".p.parquet.parts").mkdir()
+    (pets / ".p.parquet.parts" / "000000000000.parquet").write_bytes(b"half")
+    (pets / "cat" / "._train-000.tar").write_bytes(b"what a Mac leaves")
+    (pets / "dog" / "more.tar").mkdir()
+    picture(pets / "dog" / "more.tar" / "1.png")
+    assert counts(load(pets, val_fraction=0)) == {"train": [10, 11]}
+
+
+@pytest.mark.parametrize("name", ["features.parquet", "cat/features.parquet", "all.tar"])
+def test_a_table_or_shard_among_class_folders_is_told_to_be_in_the_way(pets: Path, name: str) -> None:
+    (pets / name).write_bytes(b"nothing of use")
+    refused(pets, Path(name).name, "not a readable", f"move the {Path(name).suffix} files out of {pets}")
+
+
+def test_a_damaged_table_alone_is_not_told_to_be_in_the_way(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "0.parquet").write_bytes(b"nothing of use")
+    with pytest.raises(ValueError, match="not a readable parquet file") as refusal:
+        load(tmp_path)
+    assert "class folders" not in str(refusal.value)

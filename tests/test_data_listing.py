@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vitreous.data import listed
+from vitreous.data import listed, load
 
 
 @pytest.fixture
@@ -48,6 +48,39 @@ def test_links_are_followed_and_each_real_folder_is_read_once(folder: Path) -> N
         "all/linked/e.jpg",
     ]
     assert sum("deep" in path for path in listed(["all"])) == 2
+
+
+def test_what_cannot_be_listed_or_followed_is_named_as_a_file_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "all" / "circle").symlink_to("circle")
+    (folder / "all" / "locked").mkdir()
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return unhindered(path)
+
+    unhindered = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert [path for path in listed(["all"]) if "/deep" not in path] == [
+        "all/a.png",
+        "all/b.jpg",
+        "all/circle",
+        "all/locked",
+    ]
+
+
+def test_a_tilde_may_begin_a_name(folder: Path) -> None:
+    (folder / "~pets").mkdir()
+    (folder / "~pets" / "a.png").write_bytes(b"")
+    assert list(listed(["~pets"])) == ["~pets/a.png"]
+    for read in (lambda source: list(listed([source])), load):
+        with pytest.raises(ValueError, match="~none of ours: no such folder"):
+            read("~none of ours")
+
+
+def test_a_list_may_begin_with_a_mark_of_its_encoding(folder: Path) -> None:
+    (folder / "mine.txt").write_bytes(b"\xef\xbb\xbfall/b.jpg\nodd \xff.png\n")
+    assert list(listed(["mine.txt"])) == ["all/b.jpg", "odd \udcff.png"]
 
 
 @pytest.mark.parametrize(

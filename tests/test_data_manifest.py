@@ -134,7 +134,7 @@ def test_rows_that_cannot_be_used_are_named(photos: Path) -> None:
         ("a.csv", b"pth,label\n1,cat\n2,dog\n", ["no path column", "did you mean 'pth'"]),
         ("a.csv", b"path,kind,sort\na.png,cat,x\nb.png,dog,y\n", ["no label column", "found kind, sort"]),
         ("a.csv", b"path\na.png\n", ["no label column"]),
-        ("a.csv", b"path,label,split\na.png,cat,train\nb.png,dog,dev\n", ["row 2", "'dev'", "validation"]),
+        ("a.csv", b"path,label,split\na.png,cat,train\nb.png,dog,extra\n", ["row 2", "'extra'", "validation"]),
         ("a.csv", b"path,label\na.png,cat\nb.png,cat\n", ["one class only (cat)"]),
         ("a.csv", b"path,label\na.png,\xe9t\xe9\n", ["not UTF-8", "save it as CSV"]),
         ("a.zip", b"PK", ["neither a table", "unpack archives"]),

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vitreous.data import load
+from vitreous.data import check, load
 
 NAMES = ["cat", "dog", "hen"]
 
@@ -307,3 +307,25 @@ def test_fashion_mnist_keeps_one_channel(cache: Path) -> None:
     assert data.name == "Fashion-MNIST"
     assert data.test is not None
     assert data.test.pixels.shape == (10_000, 1, 28, 28)
+
+
+@pytest.mark.parametrize("withheld", [-1, None])
+def test_a_source_without_a_label_is_refused_by_load_and_check(tmp_path: Path, withheld: int | None) -> None:
+    write(tmp_path / "train.parquet", labels=pa.array([withheld] * 30, pa.int64()))
+    for look in (load, check):
+        with pytest.raises(ValueError, match=r"train has no labels .*use a copy that has them"):
+            look(tmp_path)
+
+
+def test_a_split_without_rows_is_told_of(tmp_path: Path) -> None:
+    write(tmp_path / "test.parquet", count=0, labels=np.zeros(0, dtype=np.int64))
+    write(tmp_path / "train.parquet")
+    findings = check(tmp_path)
+    assert findings.found == 30
+    assert findings.stops == (f"{tmp_path}: no usable picture in test",)
+    (tmp_path / "train.parquet").unlink()
+    findings = check(tmp_path)
+    assert (findings.found, findings.groups, findings.odd, findings.sizes) == (0, (), (), {})
+    assert findings.stops == (f"{tmp_path}: no usable picture in test",)
+    with pytest.raises(ValueError, match="no readable picture"):
+        load(tmp_path, splits={"test"})

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn import metrics
+from test_cli import TINY, call
 from torch import Tensor, nn
 
 from vitreous.classifier import Classifier
@@ -268,3 +269,24 @@ def test_what_cannot_be_evaluated_is_refused(digits_run: Path, tmp_path: Path) -
     (digits_run / "config.json").write_text(to_json(config))
     with pytest.raises(ValueError, match=r"other classes.*unknown to it: 0, 1, 2 and 7 more"):
         evaluate_run(digits_run, "val")
+
+
+def test_a_run_coloured_by_one_picture_beyond_the_sample_reads_its_gray_test_pictures_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitreous.data.plan.SAMPLE", 2)
+    for split in ("train", "val", "test"):
+        for label in ("cat", "dog"):
+            for number in range(5):
+                path = tmp_path / "pets" / split / label / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                coloured = split == "train" and number == 1
+                Image.new("RGB" if coloured else "L", (8, 8), "red" if coloured else 40 * number).save(path)
+    run, source = tmp_path / "run", str(tmp_path / "pets")
+    assert call("train", source, "--out", run, *TINY).exit_code == 0
+    assert Classifier.load(run).channels == 3
+    assert evaluate_run(run, "test").n == 10
+    assert evaluate_run(run, "val").n == 10
+    for command in (["verify", run], ["heatmap", run], ["heatmap", run, source]):
+        outcome = call(*command)
+        assert outcome.exit_code == 0, outcome.stderr

@@ -266,3 +266,36 @@ def test_what_cannot_be_done_is_one_line(
     assert said in outcome.stderr
     assert len(outcome.stderr[outcome.stderr.index("error:") :].strip().splitlines()) <= 2
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".parts"]
+
+
+def test_a_folder_that_cannot_be_listed_is_a_row_with_the_reason(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in" / "locked").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "circle.png").symlink_to("circle.png")
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return unhindered(path)
+
+    unhindered = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    done = predict_files(Classifier.load(run), [str(tmp_path / "in")], tmp_path / "a.parquet")
+    assert (done.n, done.unreadable) == (3, 2)
+    rows = pq.read_table(tmp_path / "a.parquet").to_pylist()
+    assert [Path(row["image"]).name for row in rows if row["error"]] == ["circle.png", "locked"]
+
+
+def test_nothing_is_left_where_the_pictures_cannot_be_listed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listed(sources: object) -> Iterator[str]:
+        yield "a.png"
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(predict, "listed", listed)
+    with pytest.raises(OSError, match="Input/output"):
+        predict_files(Classifier.load(run), ["a.png"], tmp_path / "a.parquet")
+    assert list(tmp_path.iterdir()) == []

@@ -49,6 +49,15 @@ def test_a_finished_run_holds_and_nothing_is_written(finished: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
+def test_a_run_on_a_table_whose_pictures_are_elsewhere_holds(workplace: Path) -> None:
+    (workplace / "tables").mkdir()
+    (workplace / "pets.csv").rename(workplace / "tables" / "pets.csv")
+    trained = call("train", "tables/pets.csv", "--images", ".", "--out", "run", *TINY)
+    assert trained.exit_code == 0, trained.stderr
+    outcome = call("verify", "run")
+    assert outcome.exit_code == 0, outcome.stderr
+
+
 def test_a_flipped_bit_anywhere_is_exit_code_2(run: Path) -> None:
     for name in ("checkpoints/step-00000002/tensors.safetensors", "classifier/model.safetensors"):
         path = run / name

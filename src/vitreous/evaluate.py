@@ -196,8 +196,9 @@ def _some(names: list[str]) -> str:
 def run_images(run: Path, split: str, data_root: Path | None = None) -> tuple[Classifier, Images, str]:
     """A run's classifier, one split of the data it was trained on, and that data set's name.
 
-    The split is the one of training: the same source, share and seed, at the classifier's size. Raises ValueError for
-    a split that the data set lacks and data that no longer fit the classifier, FileNotFoundError for no run.
+    The split is the one of training: the same source, share and seed, at the classifier's size and channels. Raises
+    ValueError for a split that the data set lacks and data that no longer fit the classifier, FileNotFoundError for no
+    run.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: it is one of {', '.join(SPLITS)}")
@@ -209,6 +210,7 @@ def run_images(run: Path, split: str, data_root: Path | None = None) -> tuple[Cl
         config.source,
         data_root=data_root,
         size=classifier.size,
+        channels=classifier.channels,
         val_fraction=config.val_fraction,
         seed=config.seed,
         splits={split},

@@ -9,6 +9,7 @@ Shapes: B batch, C channels, S side in pixels, R rows and K columns of patches, 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -237,7 +238,7 @@ class HeatmapResult:
 
 def _files(sources: Sequence[str | Path]) -> list[Path]:
     """The picture files among sources, in order; empty where the only source is a data set."""
-    paths = [Path(source).expanduser() for source in sources]
+    paths = [Path(os.path.expanduser(source)) for source in sources]
     if len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix.lower() == ".parquet" or not paths[0].is_file()):
         return []
     for path in paths:
@@ -270,7 +271,7 @@ def _looked_at(
         return classifier, torch.stack([_read(classifier, file) for file in files]), [str(f) for f in files], None
     if sources:
         classifier = Classifier.load(run)
-        data = load(sources[0], data_root=root, size=classifier.size, splits={"val"})
+        data = load(sources[0], data_root=root, size=classifier.size, channels=classifier.channels, splits={"val"})
         if data.val is None:
             raise ValueError(f"{data.name} has no validation pictures: give picture files instead")
         check_fit(classifier, data.val)

@@ -201,7 +201,7 @@ def begin(parts: Path, out: Path, job: dict[str, Any]) -> int:
             for name in listed(job["sources"]):
                 file.write(json.dumps(name) + "\n")
                 count += 1
-    except ValueError:
+    except (ValueError, OSError):
         shutil.rmtree(parts, ignore_errors=True)
         raise
     sealed.sync(parts / "pictures")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ def read(source: str | Path, heads: int | None = None) -> Pretrained:
             raise ValueError(f"{named}: the model has no such revision; leave out what follows the @")
         path = fetched
     else:
-        path = Path(source).expanduser()
+        path = Path(os.path.expanduser(source))
     if (path / "classifier").is_dir() or "format" in _json(path / "config.json"):
         return _own(named, path)
     file = _find(path)

@@ -121,9 +121,10 @@ def check(folder: Path, format: int) -> dict[str, Any]:
 
 def sync(path: Path) -> None:
     """Waits until a file or folder is on the disk, where the system can tell."""
-    if os.name == "nt" and path.is_dir():
+    windows = os.name == "nt"
+    if windows and path.is_dir():
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)  # Windows syncs only what could be written to
     try:
         os.fsync(descriptor)
     finally:

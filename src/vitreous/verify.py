@@ -66,9 +66,11 @@ def verify_run(run: Path, data_root: Path | None = None) -> Verified:
         config.data.source,
         data_root=data_root,
         size=model.size,
+        channels=model.channels,
         val_fraction=config.data.val_fraction,
         seed=config.data.seed,
         splits=wanted,
+        images=Path(config.data.images) if config.data.images else None,
     )
     same = not elsewhere and "gpu" not in model.provenance  # a GPU stated what is found out here on the processor
     findings = [*files, _pictures(model, data), _validation(model, data, same)]

@@ -1,7 +1,7 @@
 """A folder per class, with or without split folders.
 
     pets/cat/1.jpg                one class per folder (and all pictures below it)
-    pets/train/cat/1.jpg          train, val (or valid, validation) and test, each with the same classes
+    pets/train/cat/1.jpg          train, val (or valid, validation, dev) and test, each with the same classes
     pets/pets/train/cat/1.jpg     a folder that holds a single folder is looked into
 
 Rules: every file in a class folder is either used or named as rejected. Hidden files and those that systems leave
@@ -24,8 +24,8 @@ import numpy as np
 
 from vitreous.data.decode import Source
 from vitreous.data.images import Rejected
-from vitreous.data.opened import Listing, Opened
-from vitreous.data.splits import canonical, needed
+from vitreous.data.opened import Listing, Opened, spacing
+from vitreous.data.splits import canonical, looks_like, needed
 
 _LEFT_BEHIND = {"thumbs.db", "desktop.ini", "icon\r"}
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
@@ -65,8 +65,7 @@ class Files:
         return hashlib.sha256(repr((self.sizes, self.times)).encode() + os.fsencode(names)).hexdigest()
 
     def sample(self, count: int) -> list[Source]:
-        step = max(1, len(self.paths) // count)
-        return [Path(path) for path in self.paths[::step][: count + 1]]
+        return [Path(path) for path in self.paths[:: spacing(len(self.paths), count)]]
 
     def at(self, place: int) -> Source:
         return Path(self.paths[place])
@@ -90,7 +89,8 @@ def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
         raise ValueError(f"{printable(folder)}: cannot be listed ({error.strerror}); check its permissions") from None
 
 
-def _folders(folder: Path) -> list[Path]:
+def folders_in(folder: Path) -> list[Path]:
+    """The folders that a folder holds, hidden ones aside. ValueError where it cannot be listed."""
     return [Path(entry.path) for entry in _entries(folder) if is_folder(entry)]
 
 
@@ -100,6 +100,17 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads round in a circle
         return False
+
+
+def holds_picture(folder: Path, levels: int = 1) -> bool:
+    """Whether a file in a folder, or ``levels`` deeper, has a picture's suffix; False where it cannot be listed."""
+    try:
+        entries = _entries(folder)
+    except ValueError:
+        return False
+    if any(os.path.splitext(entry.name)[1].lower() in PICTURES for entry in entries):
+        return True
+    return levels > 0 and any(holds_picture(Path(entry.path), levels - 1) for entry in entries if is_folder(entry))
 
 
 @dataclass
@@ -149,30 +160,54 @@ class _Walk:
                 self.refuse(entry.path, "not a regular file")
 
 
-def _layout(root: Path) -> tuple[Path, dict[str, Path]]:
-    """(the folder that holds classes or splits, {split: folder}); without split folders all is train."""
+def _layout(root: Path) -> tuple[Path, dict[str, Path], list[str]]:
+    """(the folder that holds classes or splits, {split: folder}, names of folders beside these, which nobody reads);
+    without split folders all is train."""
     for _ in range(_NESTED):
-        folders = _folders(root)
+        folders = folders_in(root)
         splits = {path: canonical(path.name) for path in folders}
         named = {name: path for path, name in splits.items() if name}
         # A class can be called "train" (beside "bus" and "car"): then it holds pictures, not classes.
-        if named and (len(named) == len(folders) or ("train" in named and _folders(named["train"]))):
+        if named and (len(named) == len(folders) or ("train" in named and folders_in(named["train"]))):
             doubled = [path.name for path, name in splits.items() if name and named[name] != path]
             if doubled:
                 raise ValueError(
                     f"{printable(root)}: {doubled[0]!r} and {named[canonical(doubled[0]) or ''].name!r} are "
                     "the same split; keep one"
                 )
-            return root, named
-        if len(folders) != 1 or not _folders(folders[0]):
-            return root, {"train": root}
+            return root, named, [printable(path.name) for path, name in splits.items() if not name]
+        if len(folders) != 1 or not folders_in(folders[0]):
+            _check_no_splits(root, folders)
+            break
         root = folders[0]
-    return root, {"train": root}
+    return root, {"train": root}, []
+
+
+def _check_no_splits(root: Path, folders: list[Path]) -> None:
+    """ValueError where folders that would be classes are splits by their looks: seg_train and seg_test, say, each with
+    the same folders in it."""
+    words = [looks_like(path.name) for path in folders]
+    if None in words or not {"train", "training"} & set(words):
+        return
+    inner = [names for path in folders if len(names := _inner(path)) > 1]  # those to predict have no classes
+    if len(inner) > 1 and all(names == inner[0] for names in inner):
+        raise ValueError(
+            f"{printable(root)}: {' and '.join(repr(printable(path.name)) for path in folders[-2:])} look like splits "
+            "and not like classes; rename them train, val or test, with the class folders directly in them"
+        )
+
+
+def _inner(folder: Path) -> set[str]:
+    """Names of the folders in one, or in the only folder that it holds."""
+    folders = folders_in(folder)
+    if len(folders) == 1:
+        folders = folders_in(folders[0]) or folders
+    return {path.name for path in folders}
 
 
 def _classes(folder: Path, top: bool) -> dict[str, Path]:
     """{class name: folder}, in order; ValueError for none, one, or two that look the same."""
-    named = {printable(path.name): path for path in _folders(folder)}
+    named = {printable(path.name): path for path in folders_in(folder)}
     found = {name: named[name] for name in sorted(named)}
     if not found:
         tables = [entry.name for entry in _entries(folder) if entry.name.lower().endswith((".csv", ".tsv"))]
@@ -237,19 +272,22 @@ def open_folder(root: Path, wanted: set[str]) -> Opened:
         raise ValueError(
             f"{printable(root)}: the folder is empty; put the pictures of each class into a folder of its own"
         )
-    base, folders = _layout(root)
+    base, folders, unread = _layout(root)
     walk = _Walk(root.resolve())
     classes_of = {name: _classes(path, top=True) for name, path in folders.items()}
     classes = _same_classes(classes_of)
     walk.reserve([base, *folders.values(), *(path for each in classes_of.values() for path in each.values())])
-    _strays(walk, base)
     needs = needed(folders, wanted)
+    for beside in dict.fromkeys([base, *(folders[name] for name in needs)]):
+        _strays(walk, beside)
     splits = {name: _list(walk, base, classes_of[name], name) for name in needs}
     reference = "train" if "train" in folders else next(iter(folders))
     if reference not in splits:  # listed for its sizes only: what it refuses is for the run that uses it to tell
         aside = _Walk(walk.root, dict(walk.seen))
         splits[reference] = _list(aside, base, classes_of[reference], reference)
     notes = [f"pictures are read from {printable(base)}"] if base != root else []
+    if unread:
+        notes.append(f"not read, since they are beside the split folders: {', '.join(unread)}")
     if walk.outside:
         notes.append(f"{walk.outside} links lead out of {printable(root)} and were followed")
     name = printable(root.resolve().name)

@@ -12,18 +12,20 @@ from vitreous.data import cache as store
 from vitreous.data.images import Images, Mapped, Parts, Rejected, Sizes
 from vitreous.data.opened import NO_CLASS, Opened
 from vitreous.data.pixels import Decoded, TooLarge
-from vitreous.data.plan import Plan, check_size, plan
+from vitreous.data.plan import VERSION, Plan, check_channels, check_size, plan
 from vitreous.data.stream import streamed
 
 
-def gather(opened: Opened, size: int | None, cache: Path | None) -> Parts:
+def gather(opened: Opened, size: int | None, cache: Path | None, channels: int | None = None) -> Parts:
     """Decode the splits that are needed, all to one size and number of channels.
 
-    size: side in pixels, None to choose. ValueError for a source of which nothing, or nothing of a class, is usable.
+    size: side in pixels, None to choose; channels: 1 or 3, None to choose. ValueError for a source of which nothing, or
+    nothing of a class, is usable.
     """
     check_size(size)
+    check_channels(channels)
     try:
-        target, decoded, notes = _decode(opened, size, cache)
+        target, decoded, notes = _decode(opened, size, cache, channels)
     except ValueError as error:
         raise ValueError(str(error) if opened.where in str(error) else f"{opened.where}: {error}") from None
     rejected = list(opened.rejected)
@@ -38,13 +40,17 @@ def gather(opened: Opened, size: int | None, cache: Path | None) -> Parts:
     return Parts(name, splits, opened.has_val, rejected, notes, original)
 
 
-def _decode(opened: Opened, size: int | None, cache: Path | None) -> tuple[Plan, dict[str, Decoded], list[str]]:
+def _decode(
+    opened: Opened, size: int | None, cache: Path | None, channels: int | None
+) -> tuple[Plan, dict[str, Decoded], list[str]]:
     reference = opened.reference.pictures
-    values = store.noted(reference, f"plan {size}", cache, lambda: dataclasses.asdict(plan(reference, size)))
+    values = store.noted(reference, f"plan {VERSION} {size}", cache, lambda: dataclasses.asdict(plan(reference, size)))
     target = Plan(**{**values, "size": tuple(values["size"])})
+    if channels is not None:
+        target = dataclasses.replace(target, channels=1 if channels == 1 else 3)
     decoded, notes = _all(opened, target, cache)
     train = decoded.get("train")
-    if target.channels == 1 and train is not None and train.gray < len(train.kept):
+    if channels is None and target.channels == 1 and train is not None and train.gray < len(train.kept):
         target = dataclasses.replace(target, channels=3)  # a coloured picture turned up beyond the sample
         decoded, notes = _all(opened, target, cache)
     return target, decoded, notes

@@ -23,7 +23,8 @@ def listed(sources: Iterable[str]) -> Iterator[str]:
     """The paths that ``sources`` mean, in their order: a folder with all below it, a quoted pattern, a list, a file.
 
     Every file of a folder is named, whatever it holds, hidden ones aside: what is no picture is for the reader to
-    tell. Links are followed, each real folder once. Raises ValueError for a source that is not there or names nothing.
+    tell, and so is a folder that cannot be listed. Links are followed, each real folder once. Raises ValueError for a
+    source that is not there or names nothing.
     """
     for source in sources:
         found = False
@@ -35,23 +36,28 @@ def listed(sources: Iterable[str]) -> Iterator[str]:
 
 
 def below(root: Path, suffix: str, levels: int) -> list[Path]:
-    """What ends in ``suffix``, sorted, in a folder and ``levels`` deeper; what cannot be listed is passed over."""
+    """Files that end in ``suffix``, sorted, in a folder and ``levels`` deeper.
+
+    Hidden ones (a table that ``predict`` is still writing, say) are passed over, and so is what cannot be listed.
+    """
     found, folders = [], [str(root)]
     for _ in range(levels + 1):
         deeper = []
         for folder in folders:
             with contextlib.suppress(OSError), os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name.endswith(suffix):
-                        found.append(Path(entry.path))
+                    if hidden(entry.name):
+                        continue
                     if is_folder(entry):
                         deeper.append(entry.path)
+                    elif entry.name.endswith(suffix):
+                        found.append(Path(entry.path))
         folders = deeper
     return sorted(found)
 
 
 def _meant(source: str) -> Iterator[str]:
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.is_dir():
         return _below(str(path), set())
     if path.is_file():
@@ -62,12 +68,16 @@ def _meant(source: str) -> Iterator[str]:
 
 
 def _below(folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
-    status = os.stat(folder)
-    if (status.st_dev, status.st_ino) in seen:
+    try:
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            return
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as entries:
+            names = sorted((entry.name, is_folder(entry)) for entry in entries if not hidden(entry.name))
+    except OSError:
+        yield folder
         return
-    seen.add((status.st_dev, status.st_ino))
-    with os.scandir(folder) as entries:
-        names = sorted((entry.name, entry.is_dir()) for entry in entries if not hidden(entry.name))
     for name, inner in names:
         path = os.path.join(folder, name)
         if inner:
@@ -77,7 +87,7 @@ def _below(folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8", errors="surrogateescape") as file:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         for line in file:
             if name := line.strip("\r\n"):
                 yield name

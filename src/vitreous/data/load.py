@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
 
-from vitreous.data.folder import open_folder
+from vitreous.data.folder import folders_in, holds_picture, open_folder, printable
 from vitreous.data.gather import gather
 from vitreous.data.images import DataSet, Parts
 from vitreous.data.manifest import SUFFIXES as TABLES
@@ -18,7 +19,7 @@ from vitreous.data.manifest import names_files, open_manifest
 from vitreous.data.named import EMBEDDED, NAMED, find, known, name_of, read_digits, read_named
 from vitreous.data.opened import Opened
 from vitreous.data.parquet import open_parquet, open_saved, saved_files, split_files
-from vitreous.data.plan import check_size
+from vitreous.data.plan import check_channels, check_size
 from vitreous.data.shapes import read_generated
 from vitreous.data.shards import is_pattern, matching, open_shards, shard_files
 from vitreous.data.splits import check_fraction, requested, split
@@ -32,6 +33,7 @@ def load(
     *,
     data_root: Path | None = None,
     size: int | None = None,
+    channels: int | None = None,
     val_fraction: float = 0.1,
     seed: int = 0,
     splits: Collection[str] | None = None,
@@ -45,8 +47,10 @@ def load(
     saved; tar shards, as a folder or with braces or a wildcard; or hf:owner/name. A name wins over a folder of that
     name: write ./digits then.
     data_root: where named sets are looked for first (else $VITREOUS_DATA). size: the side in pixels; None keeps small
-    pictures of one size and otherwise chooses. val_fraction: of each class, held out of train by `seed` where the
-    source brings no validation; 0 for none. The test split never stands in. splits: those to read; None for all.
+    pictures of one size and otherwise chooses. channels: 1 for gray or 3, as a classifier reads them; None chooses by
+    what the training pictures are; a named set in its published form keeps its own. val_fraction: of each class, held
+    out of train by `seed` where the source brings no validation; 0 for none. The test split never stands in. splits:
+    those to read; None for all.
     images: the folder that the paths of a table are seen from, in place of its own.
     cache: for fetched files and decoded pictures (else $XDG_CACHE_HOME/vitreous, else ~/.cache/vitreous).
 
@@ -54,12 +58,13 @@ def load(
     """
     wanted = requested(splits)
     check_size(size)
+    check_channels(channels)
     if val_fraction != 0:
         check_fraction(val_fraction)
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed}: take a whole number from 0 to {2**32 - 1}")
     found = find_source(source, data_root, wanted, size, images, cache)
-    parts = gather(found, size, cache) if isinstance(found, Opened) else found
+    parts = gather(found, size, cache, channels) if isinstance(found, Opened) else found
     return _held_out(parts, wanted, val_fraction, seed)
 
 
@@ -87,7 +92,7 @@ def find_source(
         raise ValueError("no data set named; give a folder, a parquet file, or one of digits, cifar10, ...")
     if text.startswith("hf:"):
         return _open_hub(text, wanted)
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if is_pattern(text) and not os.path.lexists(path):
         shards = matching(str(path))
         return open_shards(Path(os.path.commonpath([each.parent for each in shards])), shards, wanted, cache)
@@ -115,13 +120,29 @@ def _open_path(path: Path, wanted: set[str], cache: Path | None, images: Path | 
         raise ValueError(f"{path}: no such folder or file, nor a named set{hint}")
     if path.is_file():
         return _open_file(path, wanted, cache, images)
-    if split_files(path):
-        named = known(path.resolve().name)
-        return open_parquet(path, wanted, named.title if named else "", named.classes if named else ())
+    with _class_folders_beside(path, ".parquet"):
+        if split_files(path):
+            named = known(path.resolve().name)
+            return open_parquet(path, wanted, named.title if named else "", named.classes if named else ())
     if saved_files(path):
         return open_saved(path, wanted)
-    shards = shard_files(path)
-    return open_shards(path, shards, wanted, cache) if shards else open_folder(path, wanted)
+    with _class_folders_beside(path, ".tar"):
+        if shards := shard_files(path):
+            return open_shards(path, shards, wanted, cache)
+    return open_folder(path, wanted)
+
+
+@contextlib.contextmanager
+def _class_folders_beside(root: Path, suffix: str) -> Iterator[None]:
+    """Adds to why a folder cannot be read as tables or shards that its class folders could be, where it has some."""
+    try:
+        yield
+    except ValueError as error:
+        if sum(map(holds_picture, folders_in(root))) < 2:
+            raise
+        raise ValueError(
+            f"{error}; if the pictures are in class folders, move the {suffix} files out of {printable(root)}"
+        ) from None
 
 
 def _open_file(path: Path, wanted: set[str], cache: Path | None, images: Path | None) -> Opened:

@@ -32,12 +32,17 @@ class Pictures(Protocol):
         ...
 
     def sample(self, count: int) -> list[Source]:
-        """About `count` pictures, evenly spaced."""
+        """Up to about `count` pictures, evenly spaced over all of them."""
         ...
 
     def batches(self) -> Iterator[Sequence[Source | None]]:
         """All pictures in order, some hundreds at a time; None where there is none to decode."""
         ...
+
+
+def spacing(length: int, count: int) -> int:
+    """From one to the next of at most `count` places that are spread over all of `length`."""
+    return max(1, -(-length // max(1, count)))
 
 
 @runtime_checkable

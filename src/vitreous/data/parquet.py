@@ -122,5 +122,7 @@ def _opened(
         elif name in needs:
             needs.remove(name)
             notes.append(f"{name} has no labels and is left out")
+    if not splits:
+        raise ValueError(f"{root}: {' and '.join(values)} has no labels (all are null or -1); use a copy that has them")
     name = title or root.resolve().name
     return Opened(name, str(root), classes, splits, needs, "val" in sources, [], notes, published=bool(title))

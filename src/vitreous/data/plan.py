@@ -10,6 +10,7 @@ from vitreous.data.images import Sizes
 from vitreous.data.opened import Pictures
 
 SAMPLE = 1000  # headers read to choose size and channels
+VERSION = 2  # of how the sample is taken: a plan kept by an older one is not this one's
 SIZES = (8, 1024)  # what a caller may ask for
 _CHOSEN = (16, 96)  # what is chosen for a caller who does not ask
 
@@ -28,6 +29,12 @@ def check_size(size: int | None) -> None:
     """ValueError for a side out of bounds."""
     if size is not None and not SIZES[0] <= size <= SIZES[1]:
         raise ValueError(f"size={size}: a picture's side must be {SIZES[0]} to {SIZES[1]} pixels, for example 32")
+
+
+def check_channels(channels: int | None) -> None:
+    """ValueError for another number of channels than 1 or 3."""
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels={channels}: a picture has 1 (gray) or 3 (coloured)")
 
 
 def plan(pictures: Pictures, size: int | None) -> Plan:

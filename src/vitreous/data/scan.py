@@ -8,7 +8,7 @@ Shapes: N pictures, T side of a thumbnail.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,8 @@ _ALIKE = 0.98  # correlation of two gray thumbnails from which pictures are near
 _ALIKE_IN_COLOUR = 0.96
 _FLAT = 2.0  # deviation of a thumbnail, of 0..255, below which it says nothing
 _BLOCK = 512
+_ROWS = 32  # of a block, whose pairs are listed at once
+_EXPANDED = 16_384  # pairs compared in colour at once, 0.1 GB
 _MOST_PAIRS = 20_000
 _ARRAYS = ("content", "thumbnails", "heights", "widths", "animated")
 
@@ -61,8 +63,18 @@ class Seen:
         for part in parts:
             failed |= {first + place: reason for place, reason in part.failed.items()}
             first += len(part)
-        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
+        joined = {name: np.concatenate([getattr(part, name) for part in (_EMPTY, *parts)]) for name in _ARRAYS}
         return Seen(**joined, failed=failed)
+
+
+_EMPTY = Seen(
+    np.zeros(0, dtype=np.str_),
+    np.zeros((0, T, T, 3), dtype=np.uint8),
+    np.zeros(0, dtype=np.int64),
+    np.zeros(0, dtype=np.int64),
+    np.zeros(0, dtype=np.bool_),
+    {},
+)
 
 
 def scan(pictures: Pictures, tell: Tell) -> Seen:
@@ -130,20 +142,33 @@ def alike(thumbnails: np.ndarray) -> tuple[np.ndarray, bool]:
     Nearly: the thumbnails correlate, in gray and in colour, which bears another size, compression or brightness. All
     pairs are compared, so time grows with the square of N: 60,000 pictures take some seconds.
     """
-    flat = thumbnails.reshape(-1, T * T * 3)
     gray = _standardised(thumbnails.mean(axis=3).reshape(-1, T * T))
     found: list[np.ndarray] = []
     count = 0
     for start in range(0, len(gray), _BLOCK):
-        likeness = gray[start : start + _BLOCK] @ gray[start:].T
-        pairs = torch.nonzero(likeness >= _ALIKE).numpy()
-        pairs = pairs[pairs[:, 0] < pairs[:, 1]] + start
-        if len(pairs):
-            own, other = (_standardised(flat[pairs[:, side]]) for side in (0, 1))
-            pairs = pairs[((own * other).sum(dim=1) >= _ALIKE_IN_COLOUR).numpy()]
-        found.append(pairs[: _MOST_PAIRS - count])
-        count += len(pairs)
-        if count > _MOST_PAIRS:
-            break
+        for pairs in _alike_in_gray(gray, start):
+            pairs = pairs[_alike_in_colour(thumbnails, pairs)]
+            found.append(pairs[: _MOST_PAIRS - count])
+            count += len(pairs)
+            if count > _MOST_PAIRS:
+                return np.concatenate(found), True
     none = np.zeros((0, 2), dtype=np.int64)
-    return np.concatenate([none, *found]), count > _MOST_PAIRS
+    return np.concatenate([none, *found]), False
+
+
+def _alike_in_gray(gray: torch.Tensor, start: int) -> Iterator[np.ndarray]:
+    """Pairs (K, 2) of a place of the block from `start` and a later one, in order, some at a time: of thousands of
+    frames of a film all are alike."""
+    likeness = gray[start : start + _BLOCK] @ gray[start:].T
+    for first, rows in zip(range(0, len(likeness), _ROWS), likeness.split(_ROWS), strict=True):
+        pairs = torch.nonzero(rows >= _ALIKE).numpy()
+        pairs[:, 0] += first
+        pairs = pairs[pairs[:, 0] < pairs[:, 1]] + start
+        for place in range(0, len(pairs), _EXPANDED):
+            yield pairs[place : place + _EXPANDED]
+
+
+def _alike_in_colour(thumbnails: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Which pairs (K, 2) correlate in colour too, (K,); each is expanded to two rows of floats for that."""
+    own, other = (_standardised(thumbnails[pairs[:, side]].reshape(len(pairs), -1)) for side in (0, 1))
+    return ((own * other).sum(dim=1) >= _ALIKE_IN_COLOUR).numpy()

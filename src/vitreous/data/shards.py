@@ -26,7 +26,7 @@ from vitreous.data.folder import PICTURES, printable
 from vitreous.data.images import Rejected
 from vitreous.data.labels import Label, labelled, number
 from vitreous.data.listing import below
-from vitreous.data.opened import Opened
+from vitreous.data.opened import Opened, spacing
 from vitreous.data.splits import by_split, needed
 from vitreous.data.tables import files_identity
 
@@ -56,7 +56,7 @@ class Members:
         return files_identity(self.shards) + hashlib.sha256(places.encode()).hexdigest()
 
     def sample(self, count: int) -> list[Source]:
-        return list(self.spans[:: max(1, len(self.spans) // count)][: count + 1])
+        return list(self.spans[:: spacing(len(self.spans), count)])
 
     def at(self, place: int) -> Source:
         return self.spans[place]

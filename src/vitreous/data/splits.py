@@ -10,12 +10,23 @@ import numpy as np
 import torch
 
 SPLITS = ("train", "val", "test")
-_ALIASES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_SPELLINGS = {"train": ("training",), "val": ("valid", "validation", "dev"), "test": ("testing",)}
+_ALIASES = {word: name for name, words in _SPELLINGS.items() for word in (name, *words)}
+_LIKE = re.compile(
+    r"(?:^|[^a-z])(train(?:ing)?|val(?:id(?:ation)?)?|dev|test(?:ing)?|pred(?:ict(?:ions?)?)?)"
+    r"(?:set|data|images?)?(?:[^a-z]|$)"
+)
 
 
 def canonical(name: str) -> str | None:
     """train, val or test for any accepted spelling ("Valid", "validation", ...); None for another word."""
     return _ALIASES.get(name.lower())
+
+
+def looks_like(name: str) -> str | None:
+    """The word for a split, or for pictures to predict, that a name such as seg_train or TestSet contains."""
+    found = _LIKE.search(name.lower())
+    return found.group(1) if found else None
 
 
 def by_split(paths: Iterable[Path], root: Path) -> dict[str, list[Path]]:
