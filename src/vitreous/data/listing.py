@@ -46,11 +46,9 @@ def below(root: Path, suffix: str, levels: int) -> list[Path]:
         for folder in folders:
             with contextlib.suppress(OSError), os.scandir(folder) as entries:
                 for entry in entries:
-                    if hidden(entry.name):
-                        continue
                     if is_folder(entry):
-                        deeper.append(entry.path)
-                    elif entry.name.endswith(suffix):
+                        deeper += [] if hidden(entry.name) else [entry.path]
+                    elif entry.name.endswith(suffix) and not hidden(entry.name):
                         found.append(Path(entry.path))
         folders = deeper
     return sorted(found)
