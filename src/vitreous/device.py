@@ -112,7 +112,7 @@ def choose(model: nn.Module, size: int, channels: int, precision: str, attention
         slower = ", ".join(f"{p} {a} {rates[p, a]:.0f}" for p, a in others)
         note += f", {rates[best]:.0f} images/s in a probe ({slower})"
     elif not by_clock:
-        note += ", which the clock has no say in: such a run repeats exactly"
+        note += ", taken without a probe, so that the run repeats exactly"
     elif "auto" not in (precision, attention):
         note += ", as asked"
     return Plan(device, *best, note=note)
