@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +63,13 @@ class Reads(HTMLParser):
                 self.outside.append(value)
 
 
+def carries(page: str) -> dict[str, Any]:
+    """The maps that a page carries, as its script reads them."""
+    found = re.search(r'id="maps">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    return dict(json.loads(found.group(1)))
+
+
 def test_the_page_is_one_file_that_asks_for_nothing(run: Path) -> None:
     path = report_run(run)
     assert path == run / "report.html"
@@ -76,10 +85,10 @@ def test_the_page_is_one_file_that_asks_for_nothing(run: Path) -> None:
     assert "<script>alert" not in text
     assert "prefers-color-scheme: dark" in text
     assert "@media print" in text
-    carried = json.loads(re.search(r'id="maps">(.*?)</script>', text, re.DOTALL).group(1))  # type: ignore[union-attr]
+    carried = carries(text)
     assert set(carried["methods"]) >= {"attention", "rollout", "relevance", "occlusion"}
     assert carried["methods"]["attention"]["layers"] == 2
-    assert carried["grid"] == [4, 4]
+    assert {tuple(way["grid"]) for way in carried["methods"].values()} == {(4, 4)}
     assert len(carried["pictures"]) == 12
     for heading in (
         "What was asked",
@@ -113,6 +122,17 @@ def test_a_cnn_has_a_page_too(tmp_path: Path) -> None:
     assert "grad-cam" in text
     assert "How far heads look" not in text
     assert "Which heads look where" not in text
+
+
+def test_every_method_of_a_cnn_is_drawn_on_its_own_grid(tmp_path: Path) -> None:
+    config = CNNConfig("fastcnn", image_size=14, channels=1, widths=(8, 12))
+    tool = Classifier(CNN(config).eval(), config, DIGITS, (0.3,), (0.35,))
+    methods = carries(report_run(made(tmp_path / "cnn", tool, config)).read_text())["methods"]
+    assert methods["grad-cam"]["grid"] == [3, 3]
+    assert methods["occlusion"]["grid"] == [4, 4]
+    for way in methods.values():
+        rows, columns = way["grid"]
+        assert len(base64.b64decode(way["maps"])) == 12 * rows * columns
 
 
 def evaluation(counts: list[list[int]]) -> Evaluation:

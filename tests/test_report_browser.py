@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from browsing import Browser, Page, Watched, chromium, contrast
 from serving import digits_run
+from test_report import DIGITS, made
 
+from vitreous.classifier import Classifier
+from vitreous.cnn import CNN, CNNConfig
 from vitreous.faithfulness import check_run
 from vitreous.report import report_run
 
@@ -69,6 +72,20 @@ def test_sliders_go_through_layers_and_heads_and_methods_say_what_was_found(open
     page.get_by_role("combobox", name="method").select_option("rollout")
     assert "Not checked" in page.locator("#about").inner_text()
     assert len(set(seen)) == len(seen)
+
+
+def test_maps_of_another_grid_are_drawn_too(browser: Browser, tmp_path: Path) -> None:
+    config = CNNConfig("fastcnn", image_size=14, channels=1, widths=(8, 12))
+    tool = Classifier(CNN(config).eval(), config, DIGITS, (0.3,), (0.35,))
+    report = report_run(made(tmp_path / "cnn", tool, config))
+    watched = Watched(browser)
+    page = watched.page((report.as_uri(), "data:"))
+    page.goto(report.as_uri())
+    sizes = [page.evaluate("one(maps.methods['grad-cam'], 11, 0, 0).length")]
+    page.get_by_role("combobox", name="method").select_option("occlusion")
+    sizes.append(page.evaluate("one(maps.methods.occlusion, 11, 0, 0).length"))
+    assert sizes == [9, 16]
+    watched.close()
 
 
 def test_a_cell_of_the_confusion_matrix_tells_its_numbers(opened: Any) -> None:

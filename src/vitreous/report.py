@@ -193,16 +193,15 @@ def _gallery(seen: _Seen, verdicts: dict[str, Any]) -> dict[str, Any]:
             "verdict": "not checked" if verdict is None else verdict["words"],
             "faithful": None if verdict is None else verdict["faithful"],
             "maps": _bytes(as_shares(maps)),
+            "grid": list(maps.shape[1:]),
         }
         if way.layered is not None:
             layered = way.layered(classifier.model, classifier.prepare(some.pixels[:]), target).clamp(min=0)
             shares = as_shares(layered.flatten(0, 2)).view(layered.shape)
             entry |= {"layered": _bytes(shares), "layers": layered.shape[1], "heads": layered.shape[2]}
         methods[name] = entry
-        grid = list(maps.shape[1:])
     labels = some.labels.tolist()
     return {
-        "grid": grid,
         "hottest": HOTTEST,
         "methods": methods,
         "colours": _inferno(),
