@@ -18,7 +18,7 @@ from vitreous import insides
 from vitreous.classifier import Classifier
 from vitreous.cnn import CNN, CNNConfig
 from vitreous.config import DataConfig, RunConfig
-from vitreous.evaluate import ClassFigures, Evaluation
+from vitreous.evaluate import ClassFigures, Evaluation, evaluate, run_images, weights_name
 from vitreous.faithfulness import check_run
 from vitreous.models import build_model
 from vitreous.report import about_accuracy, about_calibration, about_learning, report_run
@@ -113,6 +113,18 @@ def test_the_page_draws_what_the_check_measured_and_doubts_what_failed(run: Path
     assert "… block 1" in text  # the curve of weights replaced from the head down
     assert "insertion: probability of the class" in text
     assert ('<span class="no">not faithful on this run\'s check' in text) == bool(found["attention"].failed)
+
+
+def test_a_test_accuracy_stands_there_only_where_it_is_of_these_weights(run: Path) -> None:
+    classifier, images, dataset = run_images(run, "val")
+    kept = {"weights": weights_name(run), **evaluate(classifier, images, "test", dataset).to_json()}
+    path = run / "eval-test.json"
+    assert "test pictures</span>" not in report_run(run).read_text()
+    path.write_text(json.dumps(kept))
+    assert "test pictures</span>" in report_run(run).read_text()
+    for text in (json.dumps(kept | {"weights": "sha256:0"}), json.dumps(kept)[:60], "[]"):
+        path.write_text(text)
+        assert "test pictures</span>" not in report_run(run).read_text()
 
 
 def test_a_cnn_has_a_page_too(tmp_path: Path) -> None:

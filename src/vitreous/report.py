@@ -25,7 +25,7 @@ from vitreous import charts, insides, sealed
 from vitreous.attention_maps import attentive, class_attention
 from vitreous.classifier import Classifier
 from vitreous.data import Images
-from vitreous.evaluate import CALIBRATION_BINS, Evaluation, evaluate, run_images
+from vitreous.evaluate import CALIBRATION_BINS, Evaluation, evaluate, run_images, stored_evaluation
 from vitreous.faithfulness import FRACTIONS
 from vitreous.heatmaps import METHODS, OBSERVED, as_shares, heat, methods_for, stored_verdicts
 from vitreous.observations import about_heads, observations, observe
@@ -322,12 +322,11 @@ def report_run(run: Path, data_root: Path | None = None, out: Path | None = None
     maps = heat(classifier, looked, method)
     shares = maps if METHODS[method].shares else as_shares(maps)
     log = run / "train.log"
-    test = run / "eval-test.json"
     page = Environment(loader=PackageLoader("vitreous"), autoescape=True, trim_blocks=True).get_template("report.html")
     text = page.render(
         title=f"{dataset}: {run.name}",
         found=found,
-        test=json.loads(test.read_text()) if test.is_file() else None,
+        test=stored_evaluation(run, "test"),
         config=config,
         notes=log.read_text().splitlines() if log.is_file() else [],
         accuracy_words=about_accuracy(found),
