@@ -127,6 +127,11 @@ def test_a_test_accuracy_stands_there_only_where_it_is_of_these_weights(run: Pat
         assert "test pictures</span>" not in report_run(run).read_text()
 
 
+def test_the_fingerprint_is_that_of_the_validation_pictures(run: Path) -> None:
+    _, images, _ = run_images(run, "val")
+    assert f"{len(images)}, {images.fingerprint()}</td>" in report_run(run).read_text()
+
+
 def test_a_cnn_has_a_page_too(tmp_path: Path) -> None:
     config = CNNConfig(image_size=8, channels=1, widths=(8, 16))
     tool = Classifier(CNN(config).eval(), config, DIGITS, (0.3,), (0.35,))

@@ -312,10 +312,10 @@ def report_run(run: Path, data_root: Path | None = None, out: Path | None = None
     from jinja2 import Environment, PackageLoader
 
     classifier, images, dataset = run_images(run, "val", data_root)
+    found = evaluate(classifier, images, "validation", dataset)  # in their own order, which is in the fingerprint
     images = images.part(torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)))
     sure, guess = (each.numpy() for each in classifier.logits(images.pixels).softmax(dim=1).max(dim=1))
     seen = _Seen(classifier, images, sure, guess)
-    found = evaluate(classifier, images, "validation", dataset)
     config, lines, verdicts = read_config(run), _journal(run), stored_verdicts(run)
     method = methods_for(classifier.model)[0]
     looked = images.pixels[:OBSERVED]
