@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from vitreous import insides
 from vitreous.classifier import Classifier
@@ -48,6 +49,14 @@ def run(tmp_path: Path) -> Path:
         build_model(config).eval(), config, DIGITS, (0.3,), (0.35,), {"data": "</script><script>alert(1)"}
     )
     return made(tmp_path / "run", tool, config)
+
+
+def looking(model: nn.Module) -> nn.Module:
+    """The model with random weights large enough that its heads look somewhere."""
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model.eval()
 
 
 class Reads(HTMLParser):
@@ -130,6 +139,20 @@ def test_a_test_accuracy_stands_there_only_where_it_is_of_these_weights(run: Pat
 def test_the_fingerprint_is_that_of_the_validation_pictures(run: Path) -> None:
     _, images, _ = run_images(run, "val")
     assert f"{len(images)}, {images.fingerprint()}</td>" in report_run(run).read_text()
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+def test_a_mean_pooled_model_is_told_nothing_of_a_class_token(registers: int, tmp_path: Path) -> None:
+    config = ViTConfig(
+        image_size=8, patch_size=2, channels=1, width=16, depth=2, heads=2, pool="mean", registers=registers
+    )
+    tool = Classifier(looking(build_model(config)), config, DIGITS, (0.3,), (0.35,))
+    text = report_run(made(tmp_path / "mean", tool, config)).read_text()
+    assert "How much the average patch attends to each patch" in text
+    assert "class token" not in text
+    assert "-0.0%" not in text
+    assert ("What goes to registers: most in head" in text) == bool(registers)
+    assert ("goes to registers; the other numbers" in text) == bool(registers)
 
 
 def test_a_cnn_has_a_page_too(tmp_path: Path) -> None:

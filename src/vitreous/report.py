@@ -27,8 +27,8 @@ from vitreous.classifier import Classifier
 from vitreous.data import Images
 from vitreous.evaluate import CALIBRATION_BINS, Evaluation, evaluate, run_images, stored_evaluation
 from vitreous.faithfulness import FRACTIONS
-from vitreous.heatmaps import METHODS, OBSERVED, as_shares, heat, methods_for, stored_verdicts
-from vitreous.observations import about_heads, observations, observe
+from vitreous.heatmaps import METHODS, OBSERVED, as_shares, explained, heat, methods_for, stored_verdicts
+from vitreous.observations import about_heads, observations, observe, special_tokens
 from vitreous.pictures import overlay, upright
 from vitreous.runs import read_config
 
@@ -189,7 +189,7 @@ def _gallery(seen: _Seen, verdicts: dict[str, Any]) -> dict[str, Any]:
         way, maps = METHODS[name], heat(classifier, some.pixels[:], name, target=target)
         verdict = verdicts.get(name)
         entry = {
-            "sentence": way.sentence,
+            "sentence": explained(name, classifier.config),
             "verdict": "not checked" if verdict is None else verdict["words"],
             "faithful": None if verdict is None else verdict["faithful"],
             "maps": _bytes(as_shares(maps)),
@@ -260,7 +260,7 @@ def _inside(seen: _Seen) -> dict[str, Any]:
         looks = class_attention(vit, few).cpu().numpy()
         shares = looks.mean(axis=0) / looks.mean(axis=0).sum(axis=(2, 3), keepdims=True)
         parts["heads"] = charts.heads(shares * shares[0, 0].size)
-        parts["heads_words"] = about_heads(looks)
+        parts["heads_words"] = about_heads(looks, special_tokens(vit.config))
         near_at, far_at = (np.unravel_index(place, far.shape) for place in (far.argmin(), far.argmax()))
         parts["distance_words"] = (
             f"Over {len(few)} pictures the nearest-looking head is head {near_at[1] + 1} of layer {near_at[0] + 1}, "
@@ -341,6 +341,7 @@ def report_run(run: Path, data_root: Path | None = None, out: Path | None = None
         heat_words=observations(
             observe(shares.numpy(), seen.right[: len(looked)]),
             "attention" if METHODS[method].shares else "relevance",
+            special_tokens(classifier.config),
         ),
         verdicts=verdicts,
         truth=_truth(verdicts),
