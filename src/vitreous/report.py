@@ -198,7 +198,9 @@ def _gallery(seen: _Seen, verdicts: dict[str, Any]) -> dict[str, Any]:
         if way.layered is not None:
             layered = way.layered(classifier.model, classifier.prepare(some.pixels[:]), target).clamp(min=0)
             shares = as_shares(layered.flatten(0, 2)).view(layered.shape)
+            weights = [float(f"{weight:.4g}") for weight in layered.sum(dim=(3, 4)).flatten().tolist()]
             entry |= {"layered": _bytes(shares), "layers": layered.shape[1], "heads": layered.shape[2]}
+            entry["weights"] = weights  # a mean over heads is one of maps as they were before they became shares
         methods[name] = entry
     labels = some.labels.tolist()
     return {
