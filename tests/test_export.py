@@ -162,6 +162,10 @@ def test_a_torch_program_answers_without_our_code(kind: str, tmp_path: Path) -> 
         (CNNConfig("resnet", image_size=4, classes=3, widths=(8, 8, 12)), "4"),
         (vit(positions="rope"), "8 to 180 in steps of 4"),
         (vit(positions="rope", image_size=4), "4"),
+        (vit(positions="rope", patch_size=2, image_size=88, depth=1), "4 to 90 in steps of 2"),
+        (vit(positions="rope", patch_size=2, image_size=90, depth=1), "4 to 90 in steps of 2"),
+        (vit(positions="rope", patch_size=2, image_size=92, depth=1), "92"),
+        (vit(positions="alibi", patch_size=2, image_size=92, depth=1, pool="mean"), "92"),
         (vit(), "16"),
     ],
 )

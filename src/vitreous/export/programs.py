@@ -60,10 +60,10 @@ def sizes(classifier: Classifier) -> tuple[int, int, int] | None:
             return None
         most = patch * math.isqrt(LONG - config.special)  # beyond LONG tokens attention is computed in parts
     step = math.gcd(config.image_size, patch)
-    least = 2 * patch  # torch.export holds a single row or column of patches for another program
-    if config.image_size < least or step == 1 < patch:  # nor does it prove that odd sides can be pooled
+    least, most = 2 * patch, most // step * step  # torch.export holds a single row of patches for another program
+    if not least <= config.image_size <= most or step == 1 < patch:  # nor does it prove that odd sides can be pooled
         return None
-    return least, most // step * step, step
+    return least, most, step
 
 
 def program(classifier: Classifier) -> ExportedProgram:
