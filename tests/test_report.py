@@ -124,6 +124,14 @@ def test_the_page_draws_what_the_check_measured_and_doubts_what_failed(run: Path
     assert ('<span class="no">not faithful on this run\'s check' in text) == bool(found["attention"].failed)
 
 
+def test_every_verdict_says_of_how_many_pictures_it_is(run: Path) -> None:
+    check_run(run, ["attention"], n=20)
+    check_run(run, ["occlusion"], n=30)
+    text = report_run(run).read_text()
+    for name, n in (("attention", 20), ("occlusion", 30)):
+        assert re.search(rf"<td>{name}</td><td class=[^>]*>[a-z ]*</td><td>{n}</td>", text), name
+
+
 def test_a_test_accuracy_stands_there_only_where_it_is_of_these_weights(run: Path) -> None:
     classifier, images, dataset = run_images(run, "val")
     kept = {"weights": weights_name(run), **evaluate(classifier, images, "test", dataset).to_json()}

@@ -223,7 +223,7 @@ def _truth(verdicts: dict[str, Any]) -> dict[str, str]:
     """What the checks measured, drawn; empty where nothing was checked."""
     if not verdicts:
         return {}
-    allowed = next(iter(verdicts.values()))["allowed"]
+    allowed = {each["allowed"] for each in verdicts.values()}
     return {
         "cascade": charts.cascade({name: each["cascade"] for name, each in verdicts.items()}, allowed),
         "covering": charts.covering({name: each["curves"] for name, each in verdicts.items()}, FRACTIONS),
