@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 from io import BytesIO
@@ -63,6 +64,94 @@ def test_files_bytes_arrays_and_pil_pictures_are_read_alike(classifier: Classifi
     assert all(torch.equal(pixels, pictures(1)[0]) for pixels in read)
     predictions = classifier.predict(kinds)
     assert len({prediction.top for prediction in predictions}) == 1
+
+
+def in_mode(mode: str) -> Image.Image:
+    """A picture of random pixels in one of Pillow's modes."""
+    random = np.random.default_rng(0)
+    colours = Image.fromarray(random.integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    if mode == "F":
+        return Image.fromarray(random.random((20, 30), dtype=np.float32))
+    if mode in ("I", "I;16"):
+        return Image.fromarray(random.integers(0, 65536, (20, 30)).astype(np.int32 if mode == "I" else np.uint16))
+    if mode in ("LA", "RGBA", "La", "RGBa", "PA"):
+        colours.putalpha(Image.linear_gradient("L").resize((30, 20)))
+    if mode in ("La", "RGBa", "PA"):
+        colours = colours.convert({"La": "LA", "RGBa": "RGBA", "PA": "P"}[mode])
+    return colours.convert(mode)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("1", "PNG"),
+        ("L", "JPEG"),
+        ("LA", "PNG"),
+        ("I;16", "PNG"),
+        ("I", "TIFF"),
+        ("F", "TIFF"),
+        ("P", "GIF"),
+        ("RGB", "JPEG"),
+        ("RGBA", "WEBP"),
+        ("CMYK", "JPEG"),
+        ("YCbCr", "TIFF"),
+        ("PA", "TIFF"),
+    ],
+)
+def test_a_picture_that_pillow_opened_is_read_as_its_file(
+    mode: str, kind: str, channels: int, classifier: Classifier, tmp_path: Path
+) -> None:
+    tool = dataclasses.replace(classifier, config=dataclasses.replace(CONFIG, channels=channels))
+    path = tmp_path / "picture"
+    in_mode(mode).save(path, kind)
+    expected = tool.read(path)
+    with Image.open(path) as picture:
+        assert torch.equal(tool.read(picture), expected)
+    if kind in ("PNG", "TIFF"):  # and one that was never in a file
+        assert torch.equal(tool.read(in_mode(mode)), expected)
+
+
+@pytest.mark.parametrize(("mode", "same_as"), [("La", "LA"), ("RGBa", "RGBA"), ("HSV", "RGB"), ("RGBX", "RGB")])
+def test_a_mode_that_no_file_holds_is_read_too(mode: str, same_as: str, classifier: Classifier) -> None:
+    there = classifier.read(in_mode(mode)).int()
+    assert (there - classifier.read(in_mode(same_as)).int()).abs().float().mean() < 4  # it rounds on its way there
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_transparency_of_a_palette_is_laid_on_white_by_path_and_as_pillows(
+    kind: str, classifier: Classifier, tmp_path: Path
+) -> None:
+    picture = Image.new("P", (16, 16), 1)
+    picture.putpalette([250, 0, 0, 0, 250, 0])
+    picture.paste(0, (8, 0, 16, 16))
+    picture.save(tmp_path / "picture", kind, transparency=0)
+    expected = classifier.read(tmp_path / "picture")
+    assert expected[:, 4, 12].tolist() == [255, 255, 255] and expected[:, 4, 4].tolist() == [0, 250, 0]
+    with Image.open(tmp_path / "picture") as opened:
+        assert torch.equal(classifier.read(opened), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_that_pillow_opened_is_turned_as_exif_says(
+    orientation: int, classifier: Classifier, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    in_mode("RGB").save(tmp_path / "phone.jpg", exif=exif)
+    with Image.open(tmp_path / "phone.jpg") as opened:
+        before = opened.size
+        assert torch.equal(classifier.read(opened), classifier.read(tmp_path / "phone.jpg"))
+        assert opened.size == before  # the picture of whoever asked stays as it is
+    expected = classifier.predict([tmp_path / "phone.jpg"])
+    assert classifier.predict([Image.open(tmp_path / "phone.jpg")]) == expected
+
+
+def test_a_cut_file_that_pillow_opened_is_refused(classifier: Classifier, tmp_path: Path) -> None:
+    in_mode("RGB").save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:900])
+    with Image.open(tmp_path / "cut.png") as opened, pytest.raises(ValueError, match="cannot be decoded"):
+        classifier.read(opened)
 
 
 def test_predictions_are_sorted_probabilities(classifier: Classifier) -> None:

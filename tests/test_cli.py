@@ -118,6 +118,24 @@ def test_heatmap_writes_picture_and_maps(trained: tuple[Path, Outcome], tmp_path
     assert result["sentences"][0] in outcome.stderr.replace("\n", "")
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["digits"], "leave DATA out"),
+        (["--class", "3"], "leave --class out"),
+        (["--layer", "1", "--head", "2"], "leave --layer and --head out"),
+        (["--out", "elsewhere"], "leave --out out"),
+    ],
+)
+def test_a_check_of_heatmaps_refuses_what_it_would_not_heed(
+    words: list[str], said: str, trained: tuple[Path, Outcome]
+) -> None:
+    outcome = call("heatmap", trained[0], *words, "--check")
+    assert outcome.exit_code == 2
+    assert said in outcome.stderr.replace("\n", " ")
+    assert not (trained[0] / "faithfulness.json").exists()
+
+
 def test_data_describes_and_draws(tmp_path: Path) -> None:
     outcome = call("data", "digits", "--out", tmp_path / "sheet.png", "--json")
     assert outcome.exit_code == 0, outcome.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from vitreous import studies
@@ -18,7 +19,7 @@ from vitreous.cli import app
 from vitreous.cli.seeing import points as parse_points
 from vitreous.cli.seeing import retold
 from vitreous.cnn import CNN_PRESETS
-from vitreous.compare import compare_runs, mcnemar
+from vitreous.compare import compare_models, compare_runs, mcnemar
 from vitreous.data import DataSet
 from vitreous.faithfulness import check_run
 from vitreous.findings import curves, points, report, sentences
@@ -82,6 +83,20 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, squares: DataSet) -> Non
     kept = [{k: v for k, v in line.items() if k != "seconds"} for line in again]
     assert kept == [{k: v for k, v in line.items() if k != "seconds"} for line in first]
     assert len(read_lines(tmp_path / "study")) == 8
+
+
+def test_pictures_that_are_not_square_are_read_as_training_reads_them(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(10):
+            picture = random.integers(0, 256, (12, 18, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(tmp_path / "pets" / name / f"{number}.png")
+    study = small("budget", source=str(tmp_path / "pets"), at=(2,))
+    found = compare_models(study, tmp_path / "study")
+    assert found.table.is_file()
+    (config,) = (tmp_path / "study" / "cells").glob("*/config.json")
+    assert json.loads(config.read_text())["model"]["image_size"] == 16
 
 
 def test_a_run_that_was_killed_goes_on_from_its_checkpoint(

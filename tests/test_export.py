@@ -77,6 +77,7 @@ KINDS = {
     "none": vit(positions="none", depth=1),
     "resnet": CNNConfig("resnet", image_size=16, classes=3, widths=(8, 12)),
     "fastcnn": CNNConfig("fastcnn", image_size=16, classes=3, widths=(8, 12)),
+    "fastcnn between patches": CNNConfig("fastcnn", image_size=28, classes=3, widths=(8, 8, 12)),
 }
 ANY_SIZE = [kind for kind in KINDS if not kind.startswith("learned")]
 
@@ -91,8 +92,9 @@ def test_every_model_leaves_as_onnx(kind: str, tmp_path: Path) -> None:
     found = export_run(tmp_path / "classifier", "onnx", tmp_path / "model.onnx")
     assert (found.parity.same_top, found.parity.batches, found.split) == (1.0, (1, 7, 64), None)
     assert found.parity.largest_difference <= 1e-4
+    own = (config.image_size, config.image_size)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    for size in [(16, 16), *([(12, 28)] if kind in ANY_SIZE else [])]:
+    for size in [own, *([(20, 28)] if kind in ANY_SIZE else [])]:
         some = pictures(5, *size, channels=config.channels)
         (scores,) = session.run(None, {"pixels": some.numpy()})
         np.testing.assert_allclose(scores, classifier.logits(some).numpy(), rtol=0, atol=1e-4)
@@ -138,15 +140,43 @@ def test_int8_states_what_it_costs(run: Path, tmp_path: Path) -> None:
     assert "int8 takes training pictures" in alone.stderr
 
 
-@pytest.mark.parametrize("kind", ["learned, conv stem", "rope, registers", "resnet"])
+@pytest.mark.parametrize("kind", ["learned, conv stem", "rope, registers", "resnet", "fastcnn between patches"])
 def test_a_torch_program_answers_without_our_code(kind: str, tmp_path: Path) -> None:
     classifier = Classifier.load(made(KINDS[kind], tmp_path / "classifier"))
     export_run(tmp_path / "classifier", "pt2", tmp_path / "model.pt2")
     told = {"vitreous.json": ""}
     module = torch.export.load(tmp_path / "model.pt2", extra_files=told).module()
-    some = pictures(5, *((12, 28) if kind in ANY_SIZE else (16, 16)))
-    torch.testing.assert_close(module(some), classifier.logits(some), rtol=0, atol=1e-5)
+    own = (classifier.size, classifier.size)
+    for size in [own, *([(20, 28)] if kind in ANY_SIZE else [])]:
+        some = pictures(5, *size)
+        torch.testing.assert_close(module(some), classifier.logits(some), rtol=0, atol=1e-5)
     assert json.loads(json.loads(told["vitreous.json"])["classes"]) == list(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("config", "sides"),
+    [
+        (CNNConfig("fastcnn", image_size=28, classes=3, widths=(8, 8, 12)), "16 to 1024 in steps of 4"),
+        (CNNConfig("fastcnn", image_size=32, classes=3, widths=(8, 8, 12)), "16 to 1024 in steps of 8"),
+        (CNNConfig("fastcnn", image_size=27, classes=3, widths=(8, 8, 12)), "27"),
+        (CNNConfig("resnet", image_size=4, classes=3, widths=(8, 8, 12)), "4"),
+        (vit(positions="rope"), "8 to 180 in steps of 4"),
+        (vit(positions="rope", image_size=4), "4"),
+        (vit(positions="rope", patch_size=2, image_size=88, depth=1), "4 to 90 in steps of 2"),
+        (vit(positions="rope", patch_size=2, image_size=90, depth=1), "4 to 90 in steps of 2"),
+        (vit(positions="rope", patch_size=2, image_size=92, depth=1), "92"),
+        (vit(positions="alibi", patch_size=2, image_size=92, depth=1, pool="mean"), "92"),
+        (vit(), "16"),
+    ],
+)
+def test_a_program_takes_every_side_that_it_promises(config: Any, sides: str, tmp_path: Path) -> None:
+    found = export_run(made(config, tmp_path / "classifier"), "pt2", tmp_path / "model.pt2")
+    assert found.sides == sides
+    module, classifier = torch.export.load(tmp_path / "model.pt2").module(), Classifier.load(tmp_path / "classifier")
+    asked = [int(word) for word in sides.split() if word.isdecimal()]
+    for side in {config.image_size, asked[0], asked[0] + asked[-1] if len(asked) > 1 else asked[0]}:
+        some = pictures(3, side, side)
+        torch.testing.assert_close(module(some), classifier.logits(some), rtol=0, atol=1e-5)
 
 
 # Folders

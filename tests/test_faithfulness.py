@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from vitreous import faithfulness, heatmaps
 from vitreous.classifier import Classifier
+from vitreous.cnn import CNN, CNNConfig
 from vitreous.config import DataConfig, RunConfig
 from vitreous.faithfulness import (
     FRACTIONS,
     area,
+    as_pixels,
     chance_of,
     check_run,
     curve,
@@ -198,7 +200,7 @@ def test_a_paired_gain_is_that_of_a_one_sided_test() -> None:
 def test_curves_begin_whole_and_end_covered(monkeypatch: pytest.MonkeyPatch) -> None:
     tool = bright(monkeypatch)
     pixels, where = planted(8)
-    order = touched(where, (4, 4)).astype(float)
+    order = touched(where, (4, 4), 4).astype(float)
     target = torch.ones(8, dtype=torch.long)
     falling, rising = (curve(tool, pixels, target, order, insert=way) for way in (False, True))
     assert falling.shape == (8, len(FRACTIONS))
@@ -206,6 +208,23 @@ def test_curves_begin_whole_and_end_covered(monkeypatch: pytest.MonkeyPatch) -> 
     np.testing.assert_allclose(falling[:, -1], rising[:, 0])
     assert (falling[:, 1] < falling[:, 0]).all()  # the bright patch goes first
     assert (area(falling) < area(rising)).all()
+
+
+def test_patches_that_do_not_fill_a_picture_cover_their_own_pixels() -> None:
+    last = torch.zeros(1, 3, 3, dtype=torch.bool)
+    last[0, 2, 2] = True
+    floored = as_pixels(last, 4, (14, 14))
+    assert floored[0, 8:12, 8:12].all() and floored.sum() == 16  # and nothing of the border that no patch reaches
+    begun = torch.zeros(1, 4, 4, dtype=torch.bool)
+    begun[0, 3, 0] = True
+    cut = as_pixels(begun, 4, (14, 14))
+    assert cut[0, 12:, :4].all() and cut.sum() == 8
+    np.testing.assert_array_equal(touched(floored.numpy(), (3, 3), 4), last.numpy())
+    np.testing.assert_array_equal(touched(cut.numpy(), (4, 4), 4), begun.numpy())
+    corner = np.zeros((1, 14, 14), dtype=bool)
+    corner[0, 13, 13] = True
+    assert not touched(corner, (3, 3), 4).any()
+    assert touched(corner, (4, 4), 4)[0, 3, 3]
 
 
 def test_weights_are_replaced_from_the_head_down_until_none_is_left() -> None:
@@ -251,6 +270,22 @@ def test_verdicts_are_kept_with_the_run_and_shown_with_its_maps(run: Path) -> No
     weights = run / "classifier" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     assert stored_verdicts(run) == {}  # of other weights nothing is known
+
+
+def test_a_cnn_whose_side_is_no_multiple_of_its_patch_is_checked(tmp_path: Path) -> None:
+    config = CNNConfig("fastcnn", image_size=14, channels=1, widths=(8, 12))  # Grad-CAM gives 3 x 3, occlusion 4 x 4
+    prepare(tmp_path / "run", RunConfig(data=DataConfig("digits"), model=config, steps=1), resume=False)
+    torch.manual_seed(0)
+    tool = Classifier(CNN(config).eval(), config, tuple(map(str, range(10))), (0.3,), (0.35,))
+    tool.save(tmp_path / "run" / "classifier")
+    found = check_run(tmp_path / "run", n=20)
+    assert {name: round(verdict.allowed, 2) for name, verdict in found.items()} == {
+        "grad-cam": round(limit(9), 2),
+        **dict.fromkeys(("input-gradient", "integrated-gradients", "occlusion"), round(limit(16), 2)),
+    }
+    pixels = torch.zeros(2, 1, 14, 14, dtype=torch.uint8)
+    where = np.ones((2, 14, 14), dtype=bool)
+    assert judge(tool, pixels, "grad-cam", where).pointing_by_chance == 1
 
 
 def test_a_check_of_what_is_not_there_is_refused(run: Path) -> None:

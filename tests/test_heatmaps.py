@@ -306,6 +306,15 @@ def test_sentences_mention_special_tokens_where_they_take_a_share() -> None:
     assert any("25.0% of the attention goes to" in s for s in observations(observe(0.75 * planted(10, 0.0))))
 
 
+def test_rounding_is_no_share_of_special_tokens() -> None:
+    maps = np.stack([planted(12, 0.0, seed) for seed in range(4)]).astype(np.float32)
+    maps *= np.array([1 - 3e-7, 1, 1 + 3e-7, 1 - 2e-5], dtype=np.float32)[:, None, None, None]
+    assert (observe(maps[2]).special >= 0).all()
+    text = " ".join(about_heads(maps.reshape(2, 2, 12, 8, 8).transpose(2, 0, 1, 3, 4)))
+    assert "What goes to" not in text
+    assert "centre" in text
+
+
 def test_heads_that_stand_out_are_named() -> None:
     maps = np.stack([0.9 * planted(12, bias, seed) for seed, bias in enumerate((0.0, 2.0, -2.0, 0.0, 0.3, -0.3))])
     maps[3] *= 0.5  # head 1 of layer 2 gives more away

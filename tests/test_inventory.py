@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,19 @@ def test_the_best_of_a_data_set_comes_first_with_the_figures_of_its_files(shelf:
     assert by_name["third"]["val_accuracy"] == 0.25
     assert by_name["third"]["test_accuracy"] is None
     assert "1:06:40" in outcome.stderr
+
+
+def test_a_test_accuracy_of_earlier_weights_or_a_damaged_one_is_not_shown(shelf: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(shelf / "first", run)
+    assert inventory.entry(run).test_accuracy is not None
+    kept = (run / "eval-test.json").read_text()
+    (run / "eval-test.json").write_text(kept[:40])
+    assert inventory.entry(run).test_accuracy is None
+    (run / "eval-test.json").write_text(kept)
+    with (run / "classifier" / "model.safetensors").open("ab") as weights:
+        weights.write(b"!")
+    assert inventory.entry(run).test_accuracy is None
 
 
 def test_a_run_that_somebody_trains_is_running_and_the_lock_of_the_dead_is_not(shelf: Path) -> None:

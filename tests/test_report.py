@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from vitreous import insides
 from vitreous.classifier import Classifier
 from vitreous.cnn import CNN, CNNConfig
 from vitreous.config import DataConfig, RunConfig
-from vitreous.evaluate import ClassFigures, Evaluation
+from vitreous.evaluate import ClassFigures, Evaluation, evaluate, run_images, weights_name
 from vitreous.faithfulness import check_run
 from vitreous.models import build_model
 from vitreous.report import about_accuracy, about_calibration, about_learning, report_run
@@ -48,6 +51,14 @@ def run(tmp_path: Path) -> Path:
     return made(tmp_path / "run", tool, config)
 
 
+def looking(model: nn.Module) -> nn.Module:
+    """The model with random weights large enough that its heads look somewhere."""
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
 class Reads(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
@@ -59,6 +70,13 @@ class Reads(HTMLParser):
         for name, value in attrs:
             if name in ("src", "href", "xlink:href") and value and not value.startswith(("#", "data:")):
                 self.outside.append(value)
+
+
+def carries(page: str) -> dict[str, Any]:
+    """The maps that a page carries, as its script reads them."""
+    found = re.search(r'id="maps">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    return dict(json.loads(found.group(1)))
 
 
 def test_the_page_is_one_file_that_asks_for_nothing(run: Path) -> None:
@@ -76,10 +94,10 @@ def test_the_page_is_one_file_that_asks_for_nothing(run: Path) -> None:
     assert "<script>alert" not in text
     assert "prefers-color-scheme: dark" in text
     assert "@media print" in text
-    carried = json.loads(re.search(r'id="maps">(.*?)</script>', text, re.DOTALL).group(1))  # type: ignore[union-attr]
+    carried = carries(text)
     assert set(carried["methods"]) >= {"attention", "rollout", "relevance", "occlusion"}
     assert carried["methods"]["attention"]["layers"] == 2
-    assert carried["grid"] == [4, 4]
+    assert {tuple(way["grid"]) for way in carried["methods"].values()} == {(4, 4)}
     assert len(carried["pictures"]) == 12
     for heading in (
         "What was asked",
@@ -106,6 +124,45 @@ def test_the_page_draws_what_the_check_measured_and_doubts_what_failed(run: Path
     assert ('<span class="no">not faithful on this run\'s check' in text) == bool(found["attention"].failed)
 
 
+def test_every_verdict_says_of_how_many_pictures_it_is(run: Path) -> None:
+    check_run(run, ["attention"], n=20)
+    check_run(run, ["occlusion"], n=30)
+    text = report_run(run).read_text()
+    for name, n in (("attention", 20), ("occlusion", 30)):
+        assert re.search(rf"<td>{name}</td><td class=[^>]*>[a-z ]*</td><td>{n}</td>", text), name
+
+
+def test_a_test_accuracy_stands_there_only_where_it_is_of_these_weights(run: Path) -> None:
+    classifier, images, dataset = run_images(run, "val")
+    kept = {"weights": weights_name(run), **evaluate(classifier, images, "test", dataset).to_json()}
+    path = run / "eval-test.json"
+    assert "test pictures</span>" not in report_run(run).read_text()
+    path.write_text(json.dumps(kept))
+    assert "test pictures</span>" in report_run(run).read_text()
+    for text in (json.dumps(kept | {"weights": "sha256:0"}), json.dumps(kept)[:60], "[]"):
+        path.write_text(text)
+        assert "test pictures</span>" not in report_run(run).read_text()
+
+
+def test_the_fingerprint_is_that_of_the_validation_pictures(run: Path) -> None:
+    _, images, _ = run_images(run, "val")
+    assert f"{len(images)}, {images.fingerprint()}</td>" in report_run(run).read_text()
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+def test_a_mean_pooled_model_is_told_nothing_of_a_class_token(registers: int, tmp_path: Path) -> None:
+    config = ViTConfig(
+        image_size=8, patch_size=2, channels=1, width=16, depth=2, heads=2, pool="mean", registers=registers
+    )
+    tool = Classifier(looking(build_model(config)), config, DIGITS, (0.3,), (0.35,))
+    text = report_run(made(tmp_path / "mean", tool, config)).read_text()
+    assert "How much the average patch attends to each patch" in text
+    assert "class token" not in text
+    assert "-0.0%" not in text
+    assert ("What goes to registers: most in head" in text) == bool(registers)
+    assert ("goes to registers; the other numbers" in text) == bool(registers)
+
+
 def test_a_cnn_has_a_page_too(tmp_path: Path) -> None:
     config = CNNConfig(image_size=8, channels=1, widths=(8, 16))
     tool = Classifier(CNN(config).eval(), config, DIGITS, (0.3,), (0.35,))
@@ -113,6 +170,17 @@ def test_a_cnn_has_a_page_too(tmp_path: Path) -> None:
     assert "grad-cam" in text
     assert "How far heads look" not in text
     assert "Which heads look where" not in text
+
+
+def test_every_method_of_a_cnn_is_drawn_on_its_own_grid(tmp_path: Path) -> None:
+    config = CNNConfig("fastcnn", image_size=14, channels=1, widths=(8, 12))
+    tool = Classifier(CNN(config).eval(), config, DIGITS, (0.3,), (0.35,))
+    methods = carries(report_run(made(tmp_path / "cnn", tool, config)).read_text())["methods"]
+    assert methods["grad-cam"]["grid"] == [3, 3]
+    assert methods["occlusion"]["grid"] == [4, 4]
+    for way in methods.values():
+        rows, columns = way["grid"]
+        assert len(base64.b64decode(way["maps"])) == 12 * rows * columns
 
 
 def evaluation(counts: list[list[int]]) -> Evaluation:

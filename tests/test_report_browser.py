@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from browsing import Browser, Page, Watched, chromium, contrast
 from serving import digits_run
+from test_report import DIGITS, made
 
+from vitreous.classifier import Classifier
+from vitreous.cnn import CNN, CNNConfig
+from vitreous.evaluate import run_images
 from vitreous.faithfulness import check_run
-from vitreous.report import report_run
+from vitreous.heatmaps import as_shares, heat
+from vitreous.report import HOTTEST, report_run
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +75,34 @@ def test_sliders_go_through_layers_and_heads_and_methods_say_what_was_found(open
     page.get_by_role("combobox", name="method").select_option("rollout")
     assert "Not checked" in page.locator("#about").inner_text()
     assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize("method", ["attention", "attention-gradient"])
+def test_a_mean_over_heads_or_layers_is_that_of_the_heatmap_command(method: str, opened: Any, report: Path) -> None:
+    classifier, images, _ = run_images(report.parent, "val")
+    some = images.pixels[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:12]]
+    page = opened()
+    for layer, head in ((0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (3, 2)):  # in layer 2 nothing speaks for the class
+        shown = page.evaluate(f"figures.map((_, i) => [...one(maps.methods['{method}'], i, {layer}, {head})])")
+        expected = 16 * as_shares(heat(classifier, some, method, None, layer or None, head or None)).flatten(1)
+        within = expected.amax(dim=1) < HOTTEST / 2  # nothing of it was cut off at the hottest
+        assert within.sum() > 3
+        found = torch.tensor(shown, dtype=torch.float32)
+        torch.testing.assert_close(found[within], expected[within], rtol=0, atol=0.05)
+
+
+def test_maps_of_another_grid_are_drawn_too(browser: Browser, tmp_path: Path) -> None:
+    config = CNNConfig("fastcnn", image_size=14, channels=1, widths=(8, 12))
+    tool = Classifier(CNN(config).eval(), config, DIGITS, (0.3,), (0.35,))
+    report = report_run(made(tmp_path / "cnn", tool, config))
+    watched = Watched(browser)
+    page = watched.page((report.as_uri(), "data:"))
+    page.goto(report.as_uri())
+    sizes = [page.evaluate("one(maps.methods['grad-cam'], 11, 0, 0).length")]
+    page.get_by_role("combobox", name="method").select_option("occlusion")
+    sizes.append(page.evaluate("one(maps.methods.occlusion, 11, 0, 0).length"))
+    assert sizes == [9, 16]
+    watched.close()
 
 
 def test_a_cell_of_the_confusion_matrix_tells_its_numbers(opened: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from io import BytesIO, StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -145,13 +145,17 @@ def heads(maps: np.ndarray) -> str:
     return svg(figure)
 
 
-def cascade(found: Mapping[str, Mapping[str, float]], allowed: float) -> str:
-    """How alike maps stay as weights are replaced from the head down: method -> stage -> correlation."""
+def cascade(found: Mapping[str, Mapping[str, float]], allowed: Collection[float]) -> str:
+    """How alike maps stay as weights are replaced from the head down: method -> stage -> correlation.
+
+    A line stands at each of ``allowed``, which is one where all maps have the same grid.
+    """
     figure, (axes,) = _figure(8.4, 3.4)
     stages = ["trained", *next(iter(found.values()))]
     for i, (name, values) in enumerate(found.items()):
         axes.plot(range(len(stages)), [1.0, *values.values()], color=PALETTE[i], marker=MARKS[i], label=name)
-    axes.axhline(allowed, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+    for limit in allowed:
+        axes.axhline(limit, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_xticks(range(len(stages)), [stages[0], *(f"… {stage}" for stage in stages[1:])])
     axes.set_ylim(0, 1.05)
     axes.set_xlabel("random from the head down to", color=FAINT, fontsize=9)

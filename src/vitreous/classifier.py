@@ -7,6 +7,7 @@ Loading runs no code from it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,7 +21,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -35,6 +36,10 @@ from vitreous.models import ModelConfig, build_model, describe
 FORMAT = 1
 T = TypeVar("T")
 Picture = str | Path | bytes | np.ndarray | Image.Image
+PNG_HOLDS = {"1", "L", "LA", "I;16", "P", "RGB", "RGBA"}
+"""Pillow's modes that a PNG keeps as they are; a TIFF keeps the others."""
+NO_FILE_HOLDS = {"La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "HSV": "RGB"}
+"""Modes that only Pillow knows, and what a file of them would be."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +104,7 @@ class Classifier:
         Raises ValueError for what is no picture, FileNotFoundError for a file that is not there.
         """
         if isinstance(picture, Image.Image):
-            buffer = BytesIO()
-            picture.save(buffer, "PNG")
-            picture = buffer.getvalue()
+            picture = _as_file(picture)
         if isinstance(picture, str):
             picture = Path(picture)
         if isinstance(picture, Path) and not picture.exists():
@@ -232,6 +235,23 @@ class Classifier:
                 "",
             ]
         )
+
+
+def _as_file(picture: Image.Image) -> bytes:
+    """A picture of Pillow as the file that :func:`decode` makes the same of: turned as EXIF says, every mode kept."""
+    try:
+        picture.load()
+    except Exception as problem:  # a damaged file can raise anything at all
+        raise ValueError(f"the picture cannot be decoded: {problem}") from None
+    with contextlib.suppress(Exception):  # with damaged EXIF it stays as it is, as a file's does
+        picture = ImageOps.exif_transpose(picture)
+    picture = picture.convert(NO_FILE_HOLDS[picture.mode]) if picture.mode in NO_FILE_HOLDS else picture
+    buffer = BytesIO()
+    if picture.mode in PNG_HOLDS:
+        picture.save(buffer, "PNG")
+    else:
+        picture.save(buffer, "TIFF", compression="raw")
+    return buffer.getvalue()
 
 
 def _fetched(path: str | Path) -> str | Path:

@@ -25,6 +25,7 @@ from vitreous.data import Images, load
 from vitreous.evaluate import run_images, wilson
 from vitreous.findings import Report, embedded, render, report
 from vitreous.heatmaps import heat, methods_for, stored_verdicts
+from vitreous.jobs import fitting_side
 from vitreous.models import describe
 from vitreous.pictures import INK, RIGHT, WRONG, blank, overlay, save, shorten, upright
 from vitreous.studies import Study, run_study
@@ -44,7 +45,10 @@ def compare_models(
 
     ``command`` is what the page says it was made by. Raises what :func:`vitreous.studies.run_study` raises.
     """
-    data = load(study.source, data_root=data_root, splits={"train", "val", study.split})
+    splits = {"train", "val", study.split}
+    data = load(study.source, data_root=data_root, splits=splits)
+    if (side := fitting_side(data)) is not None:  # as training would read them
+        data = load(study.source, data_root=data_root, splits=splits, size=side)
     lines = run_study(study, out, data, say=say, watching=watching)
     assert data.train is not None
     return report(study, lines, out, command, home=data.train.pixels.shape[-1])

@@ -8,9 +8,7 @@ Shapes: n pictures, K classes.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -253,22 +251,24 @@ def _stored(path: Path, weights: str) -> Evaluation:
     return dataclasses.replace(evaluation, stored=True)
 
 
+def stored_evaluation(run: Path, split: str) -> Evaluation | None:
+    """What :func:`evaluate_run` has stored of a run's present weights; None where it is of others, or damaged."""
+    path = run / f"eval-{split}.json"
+    try:
+        return _stored(path, weights_name(run)) if path.is_file() else None
+    except ValueError:
+        return None
+
+
 def figures(run: Path) -> list[Figure]:
     """The accuracies that :func:`evaluate_run` has stored of a run's present weights."""
-    weights, found = weights_name(run), []
-    for split in ("test", "val"):
-        path = run / f"eval-{split}.json"
-        if path.is_file():
-            with contextlib.suppress(ValueError):  # of other weights, or damaged: no figure of these
-                stored = _stored(path, weights)
-                found.append(Figure(stored.accuracy, split, stored.dataset))
-    return found
+    found = {split: stored_evaluation(run, split) for split in ("test", "val")}
+    return [Figure(each.accuracy, split, each.dataset) for split, each in found.items() if each]
 
 
 def weights_name(run: Path) -> str:
     """Names the weights of a run's classifier; empty where there are none, which loading then reports."""
-    path = classifier_folder(run) / "model.safetensors"
-    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+    return sealed.named(classifier_folder(run) / "model.safetensors")
 
 
 def confusion_picture(evaluation: Evaluation, path: Path) -> Path:

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitreous import sealed
@@ -117,27 +118,35 @@ def randomised(classifier: Classifier, seed: int = 0) -> Sequence[tuple[str, Cal
     return made
 
 
+def as_pixels(patches: Tensor, side: int, size: Sequence[int]) -> Tensor:
+    """Which pixels lie in the patches of that ``side``: bool (n, R, K) -> bool (n, H, W), ``size`` being H and W.
+
+    A last patch that sticks out is cut off, and a border that no patch reaches is False.
+    """
+    height, width = size
+    whole = patches.repeat_interleave(side, 1).repeat_interleave(side, 2)[:, :height, :width]
+    return F.pad(whole, (0, width - whole.shape[2], 0, height - whole.shape[1]))
+
+
 def curve(
     classifier: Classifier, pixels: Tensor, target: Tensor, order: np.ndarray, insert: bool = False
 ) -> np.ndarray:
     """The class's probability as patches go, or come in if ``insert``: -> (n, len(FRACTIONS)).
 
     pixels uint8 (n, C, S, S); order (n, R, K) is high for the patches that go first; what is covered has the mean
-    colour of the training pictures.
+    colour of the training pictures. What lies beyond the last patch is never covered.
     """
     n, rows, columns = order.shape
     # a tie is broken by place, the same in every map
     place = np.argsort(np.argsort(-order.reshape(n, -1), axis=1, kind="stable"), axis=1)
     first = torch.from_numpy(place.reshape(n, rows, columns))
     images = classifier.prepare(pixels)
-    height, width = images.shape[2] // rows, images.shape[3] // columns
     found = []
     for fraction in FRACTIONS:
         gone = first < round(fraction * rows * columns)
-        kept = gone if insert else ~gone
-        cover = kept.repeat_interleave(height, 1).repeat_interleave(width, 2)[:, None]
+        covered = as_pixels(~gone if insert else gone, classifier.config.patch_size, images.shape[2:])
         with torch.no_grad():
-            parts = zip((images * cover).split(250), target.split(250), strict=True)
+            parts = zip((images * ~covered[:, None]).split(250), target.split(250), strict=True)
             sure = [classifier.model(some).softmax(dim=1).gather(1, own[:, None])[:, 0] for some, own in parts]
         found.append(torch.cat(sure).numpy())
     return np.stack(found, axis=1)
@@ -210,11 +219,12 @@ class Verdict:
         return {**asdict(self), "faithful": not self.failed, "words": self.words}
 
 
-def touched(where: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Patches that hold some of the object: bool (n, S, S) -> bool (n, R, K)."""
-    n, height, width = where.shape
+def touched(where: np.ndarray, grid: tuple[int, int], side: int) -> np.ndarray:
+    """Patches of that ``side`` that hold some of the object: bool (n, S, S) -> bool (n, R, K)."""
     rows, columns = grid
-    return np.asarray(where.reshape(n, rows, height // rows, columns, width // columns).any(axis=(2, 4)))
+    part = where[:, : rows * side, : columns * side]
+    whole = np.pad(part, ((0, 0), (0, rows * side - part.shape[1]), (0, columns * side - part.shape[2])))
+    return np.asarray(whole.reshape(len(where), rows, side, columns, side).any(axis=(2, 4)))
 
 
 def random_curve(
@@ -274,12 +284,12 @@ def judge(
         insertion_chance=won_chance,
         curves={name: tuple(map(float, values.mean(axis=0))) for name, values in means.items()},
     )
-    return verdict if where is None else replace(verdict, **_pointing(maps, where))
+    return verdict if where is None else replace(verdict, **_pointing(maps, where, classifier.config.patch_size))
 
 
-def _pointing(maps: np.ndarray, where: np.ndarray) -> dict[str, Any]:
+def _pointing(maps: np.ndarray, where: np.ndarray, side: int) -> dict[str, Any]:
     n = len(maps)
-    objects = touched(where, (maps.shape[1], maps.shape[2])).reshape(n, -1)
+    objects = touched(where, (maps.shape[1], maps.shape[2]), side).reshape(n, -1)
     hits = objects[np.arange(n), maps.reshape(n, -1).argmax(axis=1)]
     expected = objects.mean(axis=1)
     error = math.sqrt(float((expected * (1 - expected)).sum())) / n

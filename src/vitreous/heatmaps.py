@@ -32,7 +32,8 @@ from vitreous.gradient_maps import (
     occlusion,
     relevance,
 )
-from vitreous.observations import Observed, observations, observe, right_and_wrong
+from vitreous.models import ModelConfig
+from vitreous.observations import Observed, observations, observe, right_and_wrong, special_tokens
 from vitreous.pictures import MOST_PANELS, Panel, gallery
 from vitreous.runs import place
 
@@ -135,6 +136,12 @@ def known_method(model: nn.Module, name: str) -> str:
     if name not in methods_for(model):
         raise ValueError(f"{name} cannot look into this model: use {', '.join(methods_for(model))}")
     return name
+
+
+def explained(name: str, config: ModelConfig) -> str:
+    """What the maps of a method show in a model; one that is mean-pooled has no class token."""
+    words = ("the class token attends", "the average patch attends")
+    return METHODS[name].sentence.replace(*words) if getattr(config, "pool", "") == "mean" else METHODS[name].sentence
 
 
 def class_number(classes: Sequence[str], name: str) -> int:
@@ -304,9 +311,7 @@ class Asked:
     def caption(self, classifier: Classifier, verdict: dict[str, Any] | None) -> str:
         """What the maps show, and whether the method was found not to tell the truth."""
         assert self.method is not None
-        sentence, config = METHODS[self.method].sentence, classifier.config
-        if getattr(config, "pool", "class") == "mean":
-            sentence = sentence.replace("the class token attends", "the average patch attends")
+        sentence, config = explained(self.method, classifier.config), classifier.config
         if self.layer is not None or self.head is not None:
             layer = "mean over layers" if self.layer is None else f"layer {self.layer}"
             part = "mean over heads" if self.head is None else f"head {self.head}"
@@ -378,7 +383,7 @@ def heatmap_run(
     of = "attention" if way.shares else "relevance"
     gallery(panels, picture, caption=asked.caption(classifier, verdict), of=of)
     np.save(array, maps[: len(panels)].numpy())
-    sentences = observations(seen, of)
+    sentences = observations(seen, of, special_tokens(classifier.config))
     if verdict:
         sentences.append(f"Check: {method} is {verdict['words']}.")
     return HeatmapResult(picture, array, seen.to_json(), tuple(sentences), tuple(panels))

@@ -15,6 +15,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from vitreous import sealed
+
 RUNNING, DONE, INTERRUPTED, DAMAGED = "running", "done", "interrupted", "damaged"
 
 
@@ -33,7 +35,7 @@ class Entry:
     val_accuracy: float | None
     """Of the finished classifier on all validation pictures, or else of the latest look at some of them."""
     test_accuracy: float | None
-    """Where ``vitreous eval`` has read the test split."""
+    """Where ``vitreous eval`` has read the test split, with the weights that the run has now."""
     parameters: int | None
     bytes: int
     """On disk, with all checkpoints."""
@@ -70,7 +72,7 @@ def entry(run: Path) -> Entry:
         begun=datetime.fromtimestamp((run / "config.json").stat().st_mtime).isoformat(" ", "seconds"),
         seconds=kept.get("seconds") or (lines[-1]["seconds"] if lines else None),
         val_accuracy=final if final is not None else (looks[-1] if looks else None),
-        test_accuracy=_json(run / "eval-test.json").get("accuracy"),
+        test_accuracy=_tested(run),
         parameters=kept.get("parameters"),
         bytes=sum(path.lstat().st_size for path in run.rglob("*") if path.is_file()),
     )
@@ -84,6 +86,12 @@ def _found(folder: Path) -> Iterator[Path]:
         if "config.json" in files and ("train.log" in files or _json(path / "config.json").get("data")):
             inside.clear()
             yield path
+
+
+def _tested(run: Path) -> float | None:
+    kept = _json(run / "eval-test.json")
+    weights = sealed.standing(run / "classifier") / "model.safetensors"
+    return kept.get("accuracy") if kept and kept.get("weights") == sealed.named(weights) else None
 
 
 def _is_held(run: Path) -> bool:

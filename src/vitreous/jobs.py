@@ -82,7 +82,7 @@ def _planned(wish: Wish, changes: Mapping[str, str], data_root: Path | None) -> 
     start = read(wish.weights, heads) if wish.weights else None
     held_out = replace(held_out, source=wish.source)
     data = _read(held_out, side or (start.config.image_size if start else None), data_root)
-    if side is None and (fitting := _fitting_side(data)) is not None:
+    if side is None and (fitting := fitting_side(data)) is not None:
         data = _read(held_out, fitting, data_root)
     wish = replace(wish, val_fraction=held_out.val_fraction)
     config, reasons = ranks.from_first(lambda: plan_from(wish, data, fit(start, data)) if start else plan(wish, data))
@@ -197,7 +197,7 @@ def _read(held_out: DataConfig, side: int | None, data_root: Path | None) -> Dat
     )
 
 
-def _fitting_side(data: DataSet) -> int | None:
+def fitting_side(data: DataSet) -> int | None:
     """The side to read pictures at whose own is not square or no multiple of 4; None where theirs will do."""
     if data.train is None:
         return None

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from vitreous.models import ModelConfig
+
 
 @dataclass(frozen=True, eq=False)
 class Observed:
@@ -68,7 +70,7 @@ def observe(maps: np.ndarray, correct: np.ndarray | None = None) -> Observed:
         peak=np.sort(shares, axis=1)[:, -top:].sum(axis=1),
         centre=shares[:, centre].mean(axis=1) * count,
         border=shares[:, border].mean(axis=1) * count,
-        special=1 - total,
+        special=np.maximum(1 - total, 0),
         even_peak=top / count,
         correct=None if correct is None else np.asarray(correct, dtype=bool),
     )
@@ -92,9 +94,17 @@ STANDING_OUT = {
     "entropy": Words("How evenly they look, 100% being alike everywhere", ".1%"),
     "centre": Words("A patch of the centre, over an even share", ".2f"),
     "border": Words("A patch of the border, over an even share", ".2f"),
-    "special": Words("What goes to the class token and registers", ".1%"),
+    "special": Words("What goes to {special}", ".1%"),
 }
 """Measures by which heads are told apart."""
+SPECIAL = "the class token and registers"
+"""What a share that is in no patch may have gone to."""
+
+
+def special_tokens(config: ModelConfig) -> str:
+    """The same of one model."""
+    there = ["the class token"] * (getattr(config, "pool", "class") == "class")
+    return " and ".join(there + ["registers"] * bool(getattr(config, "registers", 0)))
 
 
 @dataclass(frozen=True)
@@ -120,10 +130,10 @@ def right_and_wrong(values: np.ndarray, correct: np.ndarray) -> Gap | None:
     return Gap(float(groups[0].mean()), float(groups[1].mean()), error)
 
 
-def observations(seen: Observed, of: str = "attention") -> list[str]:
+def observations(seen: Observed, of: str = "attention", special: str = SPECIAL) -> list[str]:
     """Sentences that put the numbers into words; a difference within two standard errors is called no difference.
 
-    ``of`` says what the maps share out.
+    ``of`` says what the maps share out, ``special`` what else than patches gets some of it.
     """
     low, high = np.quantile(seen.entropy, (0.1, 0.9))
     sentences = [
@@ -134,8 +144,8 @@ def observations(seen: Observed, of: str = "attention") -> list[str]:
     ]
     if seen.special.mean() > 1e-4:
         sentences.append(
-            f"Outside the picture: {seen.special.mean():.1%} of the {of} goes to the class token and registers; "
-            f"the other numbers are about the rest."
+            f"Outside the picture: {seen.special.mean():.1%} of the {of} goes to {special}; the other numbers are "
+            f"about the rest."
         )
     if seen.correct is not None:
         sentences += _right_and_wrong(seen, seen.correct)
@@ -179,8 +189,11 @@ def _right_and_wrong(seen: Observed, correct: np.ndarray) -> list[str]:
     return sentences
 
 
-def about_heads(maps: np.ndarray) -> list[str]:
-    """Which head stands out in what: maps of raw shares by layer and head (n, L, A, R, K)."""
+def about_heads(maps: np.ndarray, special: str = SPECIAL) -> list[str]:
+    """Which head stands out in what: maps of raw shares by layer and head (n, L, A, R, K).
+
+    ``special`` says what else than patches gets a share.
+    """
     _, layers, heads, _, _ = maps.shape
     seen = {(layer, head): observe(maps[:, layer, head]) for layer in range(layers) for head in range(heads)}
     sentences = []
@@ -190,7 +203,7 @@ def about_heads(maps: np.ndarray) -> list[str]:
         low, high = means[low_layer, low_head], means[high_layer, high_head]
         if f"{high:{words.form}}" != f"{low:{words.form}}":
             sentences.append(
-                f"{words.name}: most in head {high_head + 1} of layer {high_layer + 1} ({high:{words.form}}), least in "
-                f"head {low_head + 1} of layer {low_layer + 1} ({low:{words.form}})."
+                f"{words.name.format(special=special)}: most in head {high_head + 1} of layer {high_layer + 1} "
+                f"({high:{words.form}}), least in head {low_head + 1} of layer {low_layer + 1} ({low:{words.form}})."
             )
     return sentences

@@ -25,10 +25,10 @@ from vitreous import charts, insides, sealed
 from vitreous.attention_maps import attentive, class_attention
 from vitreous.classifier import Classifier
 from vitreous.data import Images
-from vitreous.evaluate import CALIBRATION_BINS, Evaluation, evaluate, run_images
+from vitreous.evaluate import CALIBRATION_BINS, Evaluation, evaluate, run_images, stored_evaluation
 from vitreous.faithfulness import FRACTIONS
-from vitreous.heatmaps import METHODS, OBSERVED, as_shares, heat, methods_for, stored_verdicts
-from vitreous.observations import about_heads, observations, observe
+from vitreous.heatmaps import METHODS, OBSERVED, as_shares, explained, heat, methods_for, stored_verdicts
+from vitreous.observations import about_heads, observations, observe, special_tokens
 from vitreous.pictures import overlay, upright
 from vitreous.runs import read_config
 
@@ -189,20 +189,21 @@ def _gallery(seen: _Seen, verdicts: dict[str, Any]) -> dict[str, Any]:
         way, maps = METHODS[name], heat(classifier, some.pixels[:], name, target=target)
         verdict = verdicts.get(name)
         entry = {
-            "sentence": way.sentence,
+            "sentence": explained(name, classifier.config),
             "verdict": "not checked" if verdict is None else verdict["words"],
             "faithful": None if verdict is None else verdict["faithful"],
             "maps": _bytes(as_shares(maps)),
+            "grid": list(maps.shape[1:]),
         }
         if way.layered is not None:
             layered = way.layered(classifier.model, classifier.prepare(some.pixels[:]), target).clamp(min=0)
             shares = as_shares(layered.flatten(0, 2)).view(layered.shape)
+            weights = [float(f"{weight:.4g}") for weight in layered.sum(dim=(3, 4)).flatten().tolist()]
             entry |= {"layered": _bytes(shares), "layers": layered.shape[1], "heads": layered.shape[2]}
+            entry["weights"] = weights  # a mean over heads is one of maps as they were before they became shares
         methods[name] = entry
-        grid = list(maps.shape[1:])
     labels = some.labels.tolist()
     return {
-        "grid": grid,
         "hottest": HOTTEST,
         "methods": methods,
         "colours": _inferno(),
@@ -222,7 +223,7 @@ def _truth(verdicts: dict[str, Any]) -> dict[str, str]:
     """What the checks measured, drawn; empty where nothing was checked."""
     if not verdicts:
         return {}
-    allowed = next(iter(verdicts.values()))["allowed"]
+    allowed = {each["allowed"] for each in verdicts.values()}
     return {
         "cascade": charts.cascade({name: each["cascade"] for name, each in verdicts.items()}, allowed),
         "covering": charts.covering({name: each["curves"] for name, each in verdicts.items()}, FRACTIONS),
@@ -261,7 +262,7 @@ def _inside(seen: _Seen) -> dict[str, Any]:
         looks = class_attention(vit, few).cpu().numpy()
         shares = looks.mean(axis=0) / looks.mean(axis=0).sum(axis=(2, 3), keepdims=True)
         parts["heads"] = charts.heads(shares * shares[0, 0].size)
-        parts["heads_words"] = about_heads(looks)
+        parts["heads_words"] = about_heads(looks, special_tokens(vit.config))
         near_at, far_at = (np.unravel_index(place, far.shape) for place in (far.argmin(), far.argmax()))
         parts["distance_words"] = (
             f"Over {len(few)} pictures the nearest-looking head is head {near_at[1] + 1} of layer {near_at[0] + 1}, "
@@ -313,22 +314,21 @@ def report_run(run: Path, data_root: Path | None = None, out: Path | None = None
     from jinja2 import Environment, PackageLoader
 
     classifier, images, dataset = run_images(run, "val", data_root)
+    found = evaluate(classifier, images, "validation", dataset)  # in their own order, which is in the fingerprint
     images = images.part(torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)))
     sure, guess = (each.numpy() for each in classifier.logits(images.pixels).softmax(dim=1).max(dim=1))
     seen = _Seen(classifier, images, sure, guess)
-    found = evaluate(classifier, images, "validation", dataset)
     config, lines, verdicts = read_config(run), _journal(run), stored_verdicts(run)
     method = methods_for(classifier.model)[0]
     looked = images.pixels[:OBSERVED]
     maps = heat(classifier, looked, method)
     shares = maps if METHODS[method].shares else as_shares(maps)
     log = run / "train.log"
-    test = run / "eval-test.json"
     page = Environment(loader=PackageLoader("vitreous"), autoescape=True, trim_blocks=True).get_template("report.html")
     text = page.render(
         title=f"{dataset}: {run.name}",
         found=found,
-        test=json.loads(test.read_text()) if test.is_file() else None,
+        test=stored_evaluation(run, "test"),
         config=config,
         notes=log.read_text().splitlines() if log.is_file() else [],
         accuracy_words=about_accuracy(found),
@@ -343,6 +343,7 @@ def report_run(run: Path, data_root: Path | None = None, out: Path | None = None
         heat_words=observations(
             observe(shares.numpy(), seen.right[: len(looked)]),
             "attention" if METHODS[method].shares else "relevance",
+            special_tokens(classifier.config),
         ),
         verdicts=verdicts,
         truth=_truth(verdicts),

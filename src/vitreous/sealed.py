@@ -119,6 +119,11 @@ def check(folder: Path, format: int) -> dict[str, Any]:
     return manifest
 
 
+def named(path: Path) -> str:
+    """ "sha256:" and 16 hexadecimal digits of what a file holds; empty where there is no file."""
+    return f"sha256:{_fingerprint(path)['sha256'][:16]}" if path.is_file() else ""
+
+
 def sync(path: Path) -> None:
     """Waits until a file or folder is on the disk, where the system can tell."""
     windows = os.name == "nt"

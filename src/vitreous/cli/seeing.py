@@ -51,6 +51,12 @@ def heatmap(
     if check:
         from vitreous.faithfulness import check_run
 
+        given = {"DATA": sources or None, "--class": target, "--layer": layer, "--head": head, "--out": out}
+        if extra := [name for name, value in given.items() if value is not None]:
+            raise ValueError(
+                f"--check is about the run's own validation pictures and whole maps of the predicted class, and keeps "
+                f"its verdicts in the run folder: leave {' and '.join(extra)} out"
+            )
         only = [method] if method else None
         verdicts = check_run(run, only, n=n or 500, seed=seed, data_root=data_root, tell=console.say)
         console.verdicts(verdicts)

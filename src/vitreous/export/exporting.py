@@ -166,8 +166,8 @@ def _check_other_sizes(classifier: Classifier, answers: Answers, to: str) -> Non
     """One oblong batch, of programs that promise more sizes than one."""
     taken = programs.sizes(classifier) if to in ("onnx", "pt2") else None
     if taken is not None:
-        step = taken[2]
-        size = max(step, classifier.size - step), classifier.size + 2 * step
+        least, most, step = taken
+        size = max(least, classifier.size - step), min(most, classifier.size + 2 * step)
         pixels = F.interpolate(_made_up(classifier)[:3].float(), size=size).to(torch.uint8)
         check(compare(classifier, answers, pixels, batches=(3,)))
 

@@ -50,15 +50,20 @@ class Scores(nn.Module):
 def sizes(classifier: Classifier) -> tuple[int, int, int] | None:
     """Which sides a program takes: from, to and in steps of so many pixels; None for the classifier's size alone.
 
-    A learned table of positions is as large as it is, and a program does not resample it.
+    A learned table of positions is as large as it is, and a program does not resample it. The classifier's own size is
+    among the sides: a CNN's need not be a multiple of its patch.
     """
     config = classifier.config
-    if not isinstance(config, ViTConfig):
-        return config.patch_size, 1024 // config.patch_size * config.patch_size, config.patch_size
-    if config.positions == "learned":
+    patch, most = config.patch_size, 1024
+    if isinstance(config, ViTConfig):
+        if config.positions == "learned":
+            return None
+        most = patch * math.isqrt(LONG - config.special)  # beyond LONG tokens attention is computed in parts
+    step = math.gcd(config.image_size, patch)
+    least, most = 2 * patch, most // step * step  # torch.export holds a single row of patches for another program
+    if not least <= config.image_size <= most or step == 1 < patch:  # nor does it prove that odd sides can be pooled
         return None
-    most = math.isqrt(LONG - config.special)  # beyond LONG tokens attention is computed in parts
-    return config.patch_size, most * config.patch_size, config.patch_size
+    return least, most, step
 
 
 def program(classifier: Classifier) -> ExportedProgram:
@@ -70,7 +75,8 @@ def program(classifier: Classifier) -> ExportedProgram:
         least, most, step = taken
         rows, columns = (Dim(name, min=least // step, max=most // step) for name in ("rows", "columns"))
         shapes |= {2: step * rows, 3: step * columns}
-        height, width = 3 * step, 5 * step  # an example that is no special case
+        patch = classifier.config.patch_size
+        height, width = 3 * patch + step, 5 * patch + step  # an example that is no special case
     example = torch.zeros(batch, classifier.channels, height, width, dtype=torch.uint8)
     with torch.no_grad():
         return torch.export.export(Scores(classifier).eval(), (example,), dynamic_shapes=(shapes,))

@@ -17,7 +17,16 @@ import torch
 from torch import Tensor
 
 from vitreous.classifier import Classifier
-from vitreous.heatmaps import METHODS, class_number, heat, known_method, methods_for, patch_attention, stored_verdicts
+from vitreous.heatmaps import (
+    METHODS,
+    class_number,
+    explained,
+    heat,
+    known_method,
+    methods_for,
+    patch_attention,
+    stored_verdicts,
+)
 from vitreous.models import count_parameters, describe
 from vitreous.vit import ViTConfig
 
@@ -111,7 +120,7 @@ class Run:
         way, verdict = METHODS[name], self.verdicts.get(name)
         return {
             "name": name,
-            "explains": way.sentence,
+            "explains": explained(name, self.classifier.config),
             "layers": way.layered is not None and self.attentive is not None,
             "patch": name == PATCHED,
             "target": way.asks_class,
