@@ -78,6 +78,7 @@ def choose(model: nn.Module, size: int, channels: int, precision: str, attention
     first one's figures count.
     """
     device = next(model.parameters()).device
+    asked = "auto" not in (precision, attention)
     if not by_clock:
         precision = ("bf16" if bf16_built_in(device) else "fp32") if precision == "auto" else precision
         attention = ("explicit" if device.type == "cpu" else "fused") if attention == "auto" else attention
@@ -111,10 +112,10 @@ def choose(model: nn.Module, size: int, channels: int, precision: str, attention
     if others:
         slower = ", ".join(f"{p} {a} {rates[p, a]:.0f}" for p, a in others)
         note += f", {rates[best]:.0f} images/s in a probe ({slower})"
+    elif asked:
+        note += ", as asked"
     elif not by_clock:
         note += ", taken without a probe, so that the run repeats exactly"
-    elif "auto" not in (precision, attention):
-        note += ", as asked"
     return Plan(device, *best, note=note)
 
 
