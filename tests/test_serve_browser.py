@@ -145,6 +145,17 @@ def test_a_link_holds_an_uploaded_picture(one: Client, opened: Any) -> None:
     assert said(again)["runs"][0]["logits"] == one.ask("/v1/predict", picture(9, (300, 200))).json["logits"]
 
 
+def test_skipping_to_the_answer_leaves_the_choices_as_they_are(one: Client, opened: Any) -> None:
+    page = opened(one, "#sample=0")
+    answered(page)
+    page.get_by_label("Layer").select_option("2")
+    first = said(page)
+    page.get_by_role("link", name="Skip to the answer").press("Enter")
+    page.wait_for_function("location.hash === '#answers' && document.activeElement.id === 'answers'")
+    assert page.get_by_label("Layer").input_value() == "2"
+    assert said(page) == first
+
+
 @pytest.mark.parametrize(
     "fragment", ["#picture=%3Cscript%3E", "#sample=999", "#sample=1&method=x%22]&layer=99", "#%%%"]
 )

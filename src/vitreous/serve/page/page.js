@@ -174,11 +174,11 @@ async function followLink() {
     history.replaceState(null, "", location.pathname);
     return;
   }
+  if (!parts.has("sample") && !parts.has("picture")) return; // another kind of link, as the one that skips to the answer
   state.panels.forEach((panel, i) => {
     panel.view = Object.fromEntries(["method", "layer", "head", "target"].map((name) => [name, parts.get(`${name}${i || ""}`) ?? (name === "target" ? "" : "mean")]));
   });
   if (parts.has("sample")) return openSample(Number(parts.get("sample")));
-  if (!parts.has("picture")) return;
   try {
     const bytes = Uint8Array.from(atob(parts.get("picture")), (letter) => letter.charCodeAt(0));
     await open(new Blob([bytes]));
