@@ -193,6 +193,22 @@ def test_hovering_shows_what_a_patch_attends_to_and_leaving_ends_it(one: Client,
     page.get_by_text("The class token looks most at").wait_for()
 
 
+def test_a_click_where_no_patch_can_be_chosen_does_not_end_hovering(one: Client, opened: Any) -> None:
+    page = opened(one, "#sample=0")
+    answered(page)
+    stage, methods = page.locator(".stage"), one.get("/v1/model").json["runs"][0]["methods"]
+    page.get_by_label("Method").select_option(next(each["name"] for each in methods if not each["patch"]))
+    answered(page)
+    assert "Arrow keys" not in stage.get_attribute("aria-label")
+    stage.click()
+    page.get_by_label("Method").select_option("attention")
+    answered(page)
+    assert "Arrow keys" in stage.get_attribute("aria-label")
+    box = stage.bounding_box()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.3 * box["height"])
+    page.get_by_text("The patch in row 2, column 3 looks most at").wait_for()
+
+
 def test_everything_works_from_the_keyboard(one: Client, opened: Any) -> None:
     page = opened(one)
     page.locator(".samples button").nth(23).wait_for()
