@@ -134,6 +134,23 @@ def test_a_sample_says_what_it_truly_is_and_its_link_opens_the_same(one: Client,
     assert said(again) == first
 
 
+def test_a_sample_that_comes_late_does_not_replace_a_newer_picture(one: Client, opened: Any) -> None:
+    page, held = opened(one), []
+    page.locator(".samples img[src]").nth(23).wait_for()
+    page.route("**/v1/samples/3.png", lambda route: held.append(route))
+    with page.expect_request("**/v1/samples/3.png"):
+        page.locator(".samples button").nth(3).click()
+    page.locator(".samples button").nth(5).click()
+    answered(page)
+    first = said(page)
+    with page.expect_response("**/v1/samples/3.png"):
+        held[0].continue_()
+    page.evaluate("fetch('/health').then((response) => response.text())")  # by then the late one has been seen
+    answered(page)
+    assert said(page) == first
+    assert page.locator(".samples [aria-pressed=true]").get_attribute("data-id") == "5"
+
+
 def test_a_link_holds_an_uploaded_picture(one: Client, opened: Any) -> None:
     page = opened(one)
     page.evaluate(DROP, ["drop", base64.b64encode(picture(9, (300, 200))).decode()])

@@ -7,7 +7,7 @@ import { Panel } from "./panel.js";
 const MOST_IN_LINK = 24000; // bytes of a picture in a link: longer addresses get lost on their way
 
 const at = (id) => document.getElementById(id);
-const state = { panels: [], truth: null, sample: null, picture: null };
+const state = { panels: [], truth: null, sample: null, picture: null, turn: 0 }; // turn: counts what was asked to be opened
 
 function status(text, wrong = false) {
   at("status").textContent = text;
@@ -32,7 +32,7 @@ function changed() {
 }
 
 async function open(blob, { truth = null, sample = null } = {}) {
-  Object.assign(state, { truth, sample, picture: blob });
+  Object.assign(state, { truth, sample, picture: blob, turn: state.turn + 1 });
   press();
   at("copy-link").disabled = at("copy-json").disabled = true;
   status("Looking …");
@@ -96,13 +96,15 @@ function takeWebcam() {
 }
 
 async function openSample(id) {
+  const turn = ++state.turn;
   try {
     const { samples } = await state.samples;
     const sample = samples.find((each) => each.id === id);
     if (!sample) throw new Error(`There is no sample ${id}.`);
-    await open(await getBlob(`/v1/samples/${id}.png`), { truth: sample.label, sample: id });
+    const blob = await getBlob(`/v1/samples/${id}.png`);
+    if (turn === state.turn) await open(blob, { truth: sample.label, sample: id }); // else another was opened meanwhile
   } catch (problem) {
-    failed(problem);
+    if (turn === state.turn) failed(problem);
   }
 }
 
