@@ -329,6 +329,29 @@ def test_a_token_is_asked_for_once(runs: tuple[Path, Path], browser: Browser) ->
         context.close()
 
 
+@pytest.mark.parametrize("wrong", ["correct-horse-batterie", "пароль-🐈"])
+def test_a_wrong_token_is_called_so_and_the_right_one_still_opens_the_page(
+    wrong: str, runs: tuple[Path, Path], browser: Browser
+) -> None:
+    with serving(runs[0], token="correct-horse-battery") as client:
+        context = browser.new_context()
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(f"http://127.0.0.1:{client.port}/")
+        box, complaint = page.get_by_label("This server needs its token"), page.get_by_text("That was not the token.")
+        box.wait_for()
+        assert complaint.is_hidden()
+        box.fill(wrong)
+        page.get_by_role("button", name="Go on").click()
+        complaint.wait_for()
+        assert box.input_value() == ""
+        box.fill("correct-horse-battery")
+        page.get_by_role("button", name="Go on").click()
+        page.locator(".samples button").nth(1).click()
+        answered(page)
+        context.close()
+
+
 def test_the_pictures_of_the_docs(request: pytest.FixtureRequest, runs: tuple[Path, Path], opened: Any) -> None:
     """A picture that is read right, with its map; and what one patch of it attends to, in the dark."""
     size = {"width": 1240, "height": 740}
