@@ -158,6 +158,9 @@ def test_tokens_are_shuffled_looked_at_and_walked_through(
         assert row.locator(".over").evaluate("(group) => getComputedStyle(group).visibility") == "visible"
         assert at_rest.evaluate("(group) => getComputedStyle(group).visibility") == "hidden"
         assert row.locator("title").text_content().startswith("patch 5 looks most at")
+        drawing.locator(".row").nth(2).focus()
+        hidden = drawing.locator(".row").nth(2).locator(".over")
+        assert hidden.evaluate("(group) => getComputedStyle(group).visibility") == "hidden"  # one map at a time
         drawing.screenshot(path=folder / "lesson.png")
 
         page.get_by_text("The tokens come in.").wait_for()
