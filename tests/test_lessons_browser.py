@@ -230,6 +230,41 @@ def test_a_page_that_stands_alone_cuts_ones_own_picture(alone: Page) -> None:
     alone.get_by_text("6 x 6 = 36 patches").wait_for()
     alone.get_by_label("Picture", exact=True).set_input_files(FILE | {"buffer": b"no picture"})
     alone.get_by_text("no picture that this browser can read").wait_for()
+    alone.get_by_label("Patch side").select_option("4")
+    assert "no picture that this browser can read" in said.inner_text()  # the picture before it does not come back
+
+
+def test_a_tap_points_at_a_patch(watched: Watched, exported: Path) -> None:
+    address = (exported / "patches.html").as_uri()
+    page = watched.page((address, "data:", "blob:null/", "blob:file:"), has_touch=True)
+    page.goto(address)
+    page.get_by_label("Picture", exact=True).set_input_files(FILE)
+    page.get_by_text("patches[0, 0] is 48 numbers").wait_for()
+    canvas = page.get_by_label("Your picture.")
+    box = canvas.bounding_box()
+    canvas.tap(position={"x": 0.55 * box["width"], "y": 0.3 * box["height"]})
+    page.get_by_text("patches[3, 6] is 48 numbers").wait_for()
+
+
+def test_of_two_pictures_the_one_chosen_last_stays(alone: Page) -> None:
+    alone.evaluate("""() => {
+      const source = Object.getOwnPropertyDescriptor(Image.prototype, "src");
+      window.held = [];
+      Object.defineProperty(Image.prototype, "src", { set(address) {
+        held.push(() => new Promise((done) => {
+          this.addEventListener("load", () => done());
+          source.set.call(this, address);
+        }));
+      } });
+    }""")
+    files = alone.get_by_label("Picture", exact=True)
+    files.set_input_files(FILE | {"buffer": picture(2, (60, 40))})
+    files.set_input_files(FILE)
+    alone.evaluate("held[1]()")
+    alone.get_by_text("patches[0, 0] is 48 numbers").wait_for()
+    shown = alone.get_by_role("status").last.inner_text()
+    alone.evaluate("held[0]()")
+    assert alone.get_by_role("status").last.inner_text() == shown
 
 
 def test_a_page_that_stands_alone_has_a_webcam(alone: Page) -> None:
