@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browsing import Browser, Page, Watched, chromium, contrast, photographs
+from browsing import LIVE, SLOW_WEBCAM, Browser, Page, Watched, chromium, contrast, photographs
 from PIL import Image
 from serving import picture
 
@@ -273,6 +273,20 @@ def test_a_page_that_stands_alone_has_a_webcam(alone: Page) -> None:
     alone.get_by_text("is 48 numbers").wait_for()
     alone.get_by_role("button", name="Without it again").click()
     alone.get_by_text("No picture yet.").wait_for()
+
+
+def test_the_webcam_is_asked_for_once_and_can_be_turned_off_without_a_picture(alone: Page) -> None:
+    alone.evaluate(SLOW_WEBCAM)
+    webcam, off = alone.get_by_role("button", name="Webcam"), alone.get_by_role("button", name="Turn it off")
+    webcam.click()
+    assert webcam.is_disabled()
+    alone.evaluate("allow()")
+    off.click()
+    off.wait_for(state="hidden")
+    assert (alone.evaluate("streams.length"), alone.evaluate(LIVE)) == (1, 0)
+    assert webcam.is_enabled()
+    assert alone.get_by_text("No picture yet.").count() == 1
+    assert alone.get_by_role("button", name="Without it again").is_hidden()
 
 
 @pytest.mark.parametrize("name", exporting.OWN)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import PATIENCE, Browser, Page, Watched, chromium, contrast, photographs
+from browsing import LIVE, PATIENCE, SLOW_WEBCAM, Browser, Page, Watched, chromium, contrast, photographs
 from serving import HOSTILE, Client, digits_run, make_run, picture, serving
 
 pytest.importorskip("fastapi", reason="needs the serve extra: pip install 'vitreous[serve]'")
@@ -114,6 +114,20 @@ def test_the_webcam_gives_a_picture(one: Client, opened: Any) -> None:
     page.get_by_role("button", name="Webcam").click()
     page.get_by_role("button", name="Cancel").click()
     page.locator("#camera").wait_for(state="hidden")
+
+
+def test_the_webcam_is_asked_for_once_and_is_off_after_cancelling(one: Client, opened: Any) -> None:
+    page = opened(one)
+    page.evaluate(SLOW_WEBCAM)
+    webcam = page.get_by_role("button", name="Webcam")
+    webcam.click()
+    assert webcam.is_disabled()
+    page.evaluate("allow()")
+    page.get_by_role("button", name="Cancel").click()
+    page.locator("#camera").wait_for(state="hidden")
+    page.wait_for_function("document.activeElement.id === 'webcam'")
+    assert (page.evaluate("streams.length"), page.evaluate(LIVE)) == (1, 0)
+    assert webcam.is_enabled()
 
 
 def test_a_sample_says_what_it_truly_is_and_its_link_opens_the_same(one: Client, opened: Any) -> None:

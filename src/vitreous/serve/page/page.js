@@ -75,15 +75,20 @@ function takeWebcam() {
     video.srcObject = null;
   };
   at("webcam").addEventListener("click", async () => {
+    at("webcam").disabled = true; // until the browser has answered: a second press would leave the first stream on
     try {
       if (!navigator.mediaDevices) throw new Error("The browser gives the webcam to pages on this machine or with HTTPS alone.");
       video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1280 }, facingMode: "environment" } });
       await video.play();
-      dialog.showModal();
     } catch (problem) {
       stop();
       status(problem.name === "NotAllowedError" ? "The webcam was not allowed." : problem.name === "NotFoundError" ? "There is no webcam." : problem.message, true);
+      return;
+    } finally {
+      at("webcam").disabled = false;
+      at("webcam").focus();
     }
+    dialog.showModal();
   });
   dialog.querySelector(".cancel").addEventListener("click", () => dialog.close());
   dialog.querySelector(".take").addEventListener("click", () => {
