@@ -153,5 +153,5 @@ def serve(
         if ready:
             ready(f"http://{host}:{listener.getsockname()[1]}/")
         server_for(app).run(sockets=[listener])
-    if app.state.reader.is_alive():
-        os._exit(0)  # all requests are answered; reading a data set for its samples could take minutes more
+    if app.state.reader.is_alive() or app.state.service.batcher.busy:
+        os._exit(0)  # nobody waits any more; a data set read for its samples or a long group could take minutes
