@@ -53,7 +53,8 @@ def make_environment() -> list[str]:
         if runs([*pip, "--version"]):
             return [*pip, "install", "--quiet", "--disable-pip-version-check"]
     if shutil.which("uv"):
-        return ["uv", "pip", "install", "--quiet", "--python", str(PYTHON)]
+        best = ["--index-strategy", "unsafe-best-match"]  # as pip: the CPU wheels' index has old versions of others too
+        return ["uv", "pip", "install", "--quiet", "--python", str(PYTHON), *best]
     sys.exit(f"error: there is no pip to install with: {advice()}")
 
 

@@ -84,6 +84,18 @@ def photographs(request: pytest.FixtureRequest) -> Iterator[Path]:
             assert np.asarray(picture.convert("L")).std() > 10, f"{path.name} is nearly empty"
 
 
+SLOW_WEBCAM = """() => {
+  const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+  window.streams = [];
+  navigator.mediaDevices.getUserMedia = (wanted) => new Promise((done) => {
+    window.allow = async () => done(streams[streams.push(await ask(wanted)) - 1]);
+  });
+}"""
+"""Gives the webcam only when ``allow()`` is called, and keeps the streams."""
+LIVE = "streams.filter((stream) => stream.getTracks().some((track) => track.readyState === 'live')).length"
+"""How many of those are on."""
+
+
 def contrast(page: Page, selector: str) -> float:
     """Of an element's text to the card or page it stands on, as WCAG computes it."""
     pair = page.evaluate(

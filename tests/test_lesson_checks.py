@@ -23,6 +23,10 @@ def means(image: np.ndarray) -> np.ndarray:
     return answers.shrink(image.astype(float))
 
 
+def shapeless(*arguments: np.ndarray) -> np.ndarray:
+    raise ValueError("what shapes have they?")
+
+
 MISTAKES: list[tuple[str, Callable[..., Any], str, str]] = [
     ("invert", lambda x: -x, "almost", "off by one"),
     ("invert", lambda x: 256 - x.astype(int), "almost", "255, not 256"),
@@ -48,6 +52,10 @@ MISTAKES: list[tuple[str, Callable[..., Any], str, str]] = [
     ("embed", lambda f, w, b: f @ w.T, "almost", "bias"),
     ("embed", lambda f, w, b: (f @ w.T + b).T, "almost", "on their side"),
     ("embed", lambda f, w, b: f @ w + b, "almost", ".T"),
+    ("embed", lambda f, w, b: f.dot(w) + b, "almost", ".T"),
+    ("embed", lambda f, w, b: f * w + b, "not yet", "multiplied with @"),
+    ("embed", lambda f, w, b: (f @ w.T).T + b, "not yet", "rows of as many numbers"),
+    ("embed", shapeless, "not yet", "stops with ValueError: what shapes"),
     ("embed", lambda f, w, b: f @ w.T - b, "not yet", "plus the bias"),
     ("softmax", unstable, "almost", "infinite"),
     ("softmax", lambda s: answers.softmax(s.T).T, "almost", "columns"),

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browsing import Browser, Page, Watched, chromium, contrast, photographs
+from browsing import LIVE, SLOW_WEBCAM, Browser, Page, Watched, chromium, contrast, photographs
 from PIL import Image
 from serving import picture
 
@@ -158,10 +158,15 @@ def test_tokens_are_shuffled_looked_at_and_walked_through(
         assert row.locator(".over").evaluate("(group) => getComputedStyle(group).visibility") == "visible"
         assert at_rest.evaluate("(group) => getComputedStyle(group).visibility") == "hidden"
         assert row.locator("title").text_content().startswith("patch 5 looks most at")
+        drawing.locator(".row").nth(2).focus()
+        hidden = drawing.locator(".row").nth(2).locator(".over")
+        assert hidden.evaluate("(group) => getComputedStyle(group).visibility") == "hidden"  # one map at a time
         drawing.screenshot(path=folder / "lesson.png")
 
         page.get_by_text("The tokens come in.").wait_for()
         page.get_by_role("slider").last.press("End")
+        page.get_by_text("No block is left: the class token is levelled once more").wait_for()
+        page.get_by_role("slider").nth(2).press("Home")
         page.get_by_text("These tokens enter the next block.").wait_for()
 
 
@@ -227,6 +232,41 @@ def test_a_page_that_stands_alone_cuts_ones_own_picture(alone: Page) -> None:
     alone.get_by_text("6 x 6 = 36 patches").wait_for()
     alone.get_by_label("Picture", exact=True).set_input_files(FILE | {"buffer": b"no picture"})
     alone.get_by_text("no picture that this browser can read").wait_for()
+    alone.get_by_label("Patch side").select_option("4")
+    assert "no picture that this browser can read" in said.inner_text()  # the picture before it does not come back
+
+
+def test_a_tap_points_at_a_patch(watched: Watched, exported: Path) -> None:
+    address = (exported / "patches.html").as_uri()
+    page = watched.page((address, "data:", "blob:null/", "blob:file:"), has_touch=True)
+    page.goto(address)
+    page.get_by_label("Picture", exact=True).set_input_files(FILE)
+    page.get_by_text("patches[0, 0] is 48 numbers").wait_for()
+    canvas = page.get_by_label("Your picture.")
+    box = canvas.bounding_box()
+    canvas.tap(position={"x": 0.55 * box["width"], "y": 0.3 * box["height"]})
+    page.get_by_text("patches[3, 6] is 48 numbers").wait_for()
+
+
+def test_of_two_pictures_the_one_chosen_last_stays(alone: Page) -> None:
+    alone.evaluate("""() => {
+      const source = Object.getOwnPropertyDescriptor(Image.prototype, "src");
+      window.held = [];
+      Object.defineProperty(Image.prototype, "src", { set(address) {
+        held.push(() => new Promise((done) => {
+          this.addEventListener("load", () => done());
+          source.set.call(this, address);
+        }));
+      } });
+    }""")
+    files = alone.get_by_label("Picture", exact=True)
+    files.set_input_files(FILE | {"buffer": picture(2, (60, 40))})
+    files.set_input_files(FILE)
+    alone.evaluate("held[1]()")
+    alone.get_by_text("patches[0, 0] is 48 numbers").wait_for()
+    shown = alone.get_by_role("status").last.inner_text()
+    alone.evaluate("held[0]()")
+    assert alone.get_by_role("status").last.inner_text() == shown
 
 
 def test_a_page_that_stands_alone_has_a_webcam(alone: Page) -> None:
@@ -235,6 +275,20 @@ def test_a_page_that_stands_alone_has_a_webcam(alone: Page) -> None:
     alone.get_by_text("is 48 numbers").wait_for()
     alone.get_by_role("button", name="Without it again").click()
     alone.get_by_text("No picture yet.").wait_for()
+
+
+def test_the_webcam_is_asked_for_once_and_can_be_turned_off_without_a_picture(alone: Page) -> None:
+    alone.evaluate(SLOW_WEBCAM)
+    webcam, off = alone.get_by_role("button", name="Webcam"), alone.get_by_role("button", name="Turn it off")
+    webcam.click()
+    assert webcam.is_disabled()
+    alone.evaluate("allow()")
+    off.click()
+    off.wait_for(state="hidden")
+    assert (alone.evaluate("streams.length"), alone.evaluate(LIVE)) == (1, 0)
+    assert webcam.is_enabled()
+    assert alone.get_by_text("No picture yet.").count() == 1
+    assert alone.get_by_role("button", name="Without it again").is_hidden()
 
 
 @pytest.mark.parametrize("name", exporting.OWN)

@@ -469,6 +469,32 @@ def test_sigterm_finishes_what_is_under_way(runs: tuple[Path, Path]) -> None:
     assert "Traceback" not in left
 
 
+def test_a_model_that_takes_long_does_not_outlive_its_server(runs: tuple[Path, Path]) -> None:
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from vitreous.serve import app, batcher, server\n"
+        "app.answer = lambda questions: time.sleep(120)\n"
+        "batcher.PATIENCE = server.DRAIN = 1\n"
+        "server.serve([Path(sys.argv[1])], server.Door(port=0), ready=lambda address: print(address, flush=True))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(runs[1])], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        port = int(process.stdout.readline().strip().rstrip("/").rsplit(":", 1)[1])
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
+            body = picture()
+            line.sendall(
+                f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+            )
+            time.sleep(1)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_the_command_refuses_what_it_cannot_serve(runs: tuple[Path, Path], tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for arguments, reason in [

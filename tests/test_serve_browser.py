@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import PATIENCE, Browser, Page, Watched, chromium, contrast, photographs
+from browsing import LIVE, PATIENCE, SLOW_WEBCAM, Browser, Page, Watched, chromium, contrast, photographs
 from serving import HOSTILE, Client, digits_run, make_run, picture, serving
 
 pytest.importorskip("fastapi", reason="needs the serve extra: pip install 'vitreous[serve]'")
@@ -116,6 +116,20 @@ def test_the_webcam_gives_a_picture(one: Client, opened: Any) -> None:
     page.locator("#camera").wait_for(state="hidden")
 
 
+def test_the_webcam_is_asked_for_once_and_is_off_after_cancelling(one: Client, opened: Any) -> None:
+    page = opened(one)
+    page.evaluate(SLOW_WEBCAM)
+    webcam = page.get_by_role("button", name="Webcam")
+    webcam.click()
+    assert webcam.is_disabled()
+    page.evaluate("allow()")
+    page.get_by_role("button", name="Cancel").click()
+    page.locator("#camera").wait_for(state="hidden")
+    page.wait_for_function("document.activeElement.id === 'webcam'")
+    assert (page.evaluate("streams.length"), page.evaluate(LIVE)) == (1, 0)
+    assert webcam.is_enabled()
+
+
 def test_a_sample_says_what_it_truly_is_and_its_link_opens_the_same(one: Client, opened: Any) -> None:
     page = opened(one)
     page.locator(".samples button").nth(3).click()
@@ -134,6 +148,23 @@ def test_a_sample_says_what_it_truly_is_and_its_link_opens_the_same(one: Client,
     assert said(again) == first
 
 
+def test_a_sample_that_comes_late_does_not_replace_a_newer_picture(one: Client, opened: Any) -> None:
+    page, held = opened(one), []
+    page.locator(".samples img[src]").nth(23).wait_for()
+    page.route("**/v1/samples/3.png", lambda route: held.append(route))
+    with page.expect_request("**/v1/samples/3.png"):
+        page.locator(".samples button").nth(3).click()
+    page.locator(".samples button").nth(5).click()
+    answered(page)
+    first = said(page)
+    with page.expect_response("**/v1/samples/3.png"):
+        held[0].continue_()
+    page.evaluate("fetch('/health').then((response) => response.text())")  # by then the late one has been seen
+    answered(page)
+    assert said(page) == first
+    assert page.locator(".samples [aria-pressed=true]").get_attribute("data-id") == "5"
+
+
 def test_a_link_holds_an_uploaded_picture(one: Client, opened: Any) -> None:
     page = opened(one)
     page.evaluate(DROP, ["drop", base64.b64encode(picture(9, (300, 200))).decode()])
@@ -143,6 +174,17 @@ def test_a_link_holds_an_uploaded_picture(one: Client, opened: Any) -> None:
     again = opened(one, page.evaluate("navigator.clipboard.readText()").split("/", 3)[3])
     answered(again)
     assert said(again)["runs"][0]["logits"] == one.ask("/v1/predict", picture(9, (300, 200))).json["logits"]
+
+
+def test_skipping_to_the_answer_leaves_the_choices_as_they_are(one: Client, opened: Any) -> None:
+    page = opened(one, "#sample=0")
+    answered(page)
+    page.get_by_label("Layer").select_option("2")
+    first = said(page)
+    page.get_by_role("link", name="Skip to the answer").press("Enter")
+    page.wait_for_function("location.hash === '#answers' && document.activeElement.id === 'answers'")
+    assert page.get_by_label("Layer").input_value() == "2"
+    assert said(page) == first
 
 
 @pytest.mark.parametrize(
@@ -180,6 +222,22 @@ def test_hovering_shows_what_a_patch_attends_to_and_leaving_ends_it(one: Client,
     page.keyboard.press("Escape")
     page.locator(".stage").press("Escape")
     page.get_by_text("The class token looks most at").wait_for()
+
+
+def test_a_click_where_no_patch_can_be_chosen_does_not_end_hovering(one: Client, opened: Any) -> None:
+    page = opened(one, "#sample=0")
+    answered(page)
+    stage, methods = page.locator(".stage"), one.get("/v1/model").json["runs"][0]["methods"]
+    page.get_by_label("Method").select_option(next(each["name"] for each in methods if not each["patch"]))
+    answered(page)
+    assert "Arrow keys" not in stage.get_attribute("aria-label")
+    stage.click()
+    page.get_by_label("Method").select_option("attention")
+    answered(page)
+    assert "Arrow keys" in stage.get_attribute("aria-label")
+    box = stage.bounding_box()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.3 * box["height"])
+    page.get_by_text("The patch in row 2, column 3 looks most at").wait_for()
 
 
 def test_everything_works_from_the_keyboard(one: Client, opened: Any) -> None:
@@ -280,6 +338,29 @@ def test_a_token_is_asked_for_once(runs: tuple[Path, Path], browser: Browser) ->
         page.locator(".samples button").nth(1).click()
         answered(page)
         page.reload()
+        page.locator(".samples button").nth(1).click()
+        answered(page)
+        context.close()
+
+
+@pytest.mark.parametrize("wrong", ["correct-horse-batterie", "пароль-🐈"])
+def test_a_wrong_token_is_called_so_and_the_right_one_still_opens_the_page(
+    wrong: str, runs: tuple[Path, Path], browser: Browser
+) -> None:
+    with serving(runs[0], token="correct-horse-battery") as client:
+        context = browser.new_context()
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(f"http://127.0.0.1:{client.port}/")
+        box, complaint = page.get_by_label("This server needs its token"), page.get_by_text("That was not the token.")
+        box.wait_for()
+        assert complaint.is_hidden()
+        box.fill(wrong)
+        page.get_by_role("button", name="Go on").click()
+        complaint.wait_for()
+        assert box.input_value() == ""
+        box.fill("correct-horse-battery")
+        page.get_by_role("button", name="Go on").click()
         page.locator(".samples button").nth(1).click()
         answered(page)
         context.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -229,6 +230,32 @@ def test_who_waits_when_the_queue_ends_is_told() -> None:
 
     found = asyncio.run(main())
     assert isinstance(found[-1], asyncio.CancelledError)
+
+
+def test_a_group_that_takes_long_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitreous.serve.batcher.PATIENCE", 0.1)
+    enough = threading.Event()
+
+    def slow(questions: Sequence[int]) -> list[int | Exception]:
+        enough.wait(60)
+        return doubled(questions)
+
+    async def main() -> tuple[float, bool, list[int | BaseException]]:
+        batcher: Batcher[int, int] = Batcher(slow, capacity=9, batch=1)
+        batcher.start()
+        waiting = asyncio.ensure_future(asked(batcher, [1, 2]))
+        await asyncio.sleep(0.03)
+        started = time.monotonic()
+        await batcher.stop()
+        return time.monotonic() - started, batcher.busy, await waiting
+
+    try:
+        seconds, busy, found = asyncio.run(main())
+    finally:
+        enough.set()
+    assert seconds < 5
+    assert busy
+    assert all(isinstance(each, asyncio.CancelledError) for each in found)
 
 
 def test_the_socket_is_known_as_tcp_so_that_small_answers_are_not_held_back() -> None:

@@ -15,7 +15,7 @@ place.innerHTML = `
 const find = (selector) => place.querySelector(selector);
 const [canvas, said] = [find("canvas"), find(".said")];
 const small = document.createElement("canvas");
-let [source, chosen] = [null, [0, 0]];
+let [source, awaited, chosen] = [null, null, [0, 0]]; // awaited: the picture that was asked for last
 
 const number = (name) => Number(find(`[name=${name}]`).value);
 
@@ -51,12 +51,22 @@ function draw() {
 }
 
 function show(address) {
-  if (!address) [source, said.textContent] = [null, "No picture yet."];
+  source = awaited = null;
   canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
-  if (!address) return;
-  const image = new Image();
-  image.onload = () => { source = image; draw(); };
-  image.onerror = () => { said.textContent = "That file is no picture that this browser can read."; };
+  canvas.setAttribute("aria-label", "No picture yet");
+  if (!address) {
+    said.textContent = "No picture yet.";
+    return;
+  }
+  const image = (awaited = new Image());
+  image.onload = () => {
+    if (image !== awaited) return;
+    source = image;
+    draw();
+  };
+  image.onerror = () => {
+    if (image === awaited) said.textContent = "That file is no picture that this browser can read.";
+  };
   image.src = address;
 }
 
@@ -64,11 +74,13 @@ find("input").addEventListener("change", (event) => {
   if (event.target.files[0]) show(URL.createObjectURL(event.target.files[0]));
 });
 for (const select of place.querySelectorAll("select")) select.addEventListener("change", draw);
-canvas.addEventListener("pointermove", (event) => {
+function point(event) {
   const [box, count] = [canvas.getBoundingClientRect(), number("side") / number("patch")];
   chosen = [(event.clientY - box.top) / box.height, (event.clientX - box.left) / box.width].map((at) => Math.floor(at * count));
   draw();
-});
+}
+
+for (const name of ["pointermove", "pointerdown"]) canvas.addEventListener(name, point); // a tap does not move
 canvas.addEventListener("keydown", (event) => {
   const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
   if (!step) return;

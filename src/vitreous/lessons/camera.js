@@ -18,6 +18,7 @@ export function camera(place, give) {
   const video = make("video", "", true);
   const open = make("button", "Webcam", false);
   const take = make("button", "Take the picture", true);
+  const off = make("button", "Turn it off", true);
   const back = make("button", "Without it again", true);
   const said = make("span", "", false);
   said.setAttribute("role", "status");
@@ -25,8 +26,10 @@ export function camera(place, give) {
   video.setAttribute("aria-label", "What the webcam sees");
   video.style.cssText = "display:block;width:16rem;max-width:100%;aspect-ratio:1;object-fit:cover;transform:scaleX(-1);border-radius:6px;margin:0 0 .4em";
 
-  const show = (looking, taken) => {
-    [video.style.display, take.hidden] = [looking ? "block" : "none", !looking];
+  let taken = false;
+  const show = (looking) => {
+    video.style.display = looking ? "block" : "none";
+    [take.hidden, off.hidden] = [!looking, !looking];
     [open.hidden, back.hidden] = [looking, looking || !taken];
   };
   const stop = () => {
@@ -35,16 +38,19 @@ export function camera(place, give) {
   };
   open.addEventListener("click", async () => {
     said.textContent = "";
+    open.disabled = true; // until the browser has answered: a second press would leave the first stream on
     try {
       if (!navigator.mediaDevices) throw new Error("The browser gives the webcam to pages on this machine or with HTTPS alone.");
       video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1280 } } });
       await video.play();
-      show(true, false);
-      take.focus();
+      show(true);
     } catch (problem) {
       stop();
       const words = { NotAllowedError: "The webcam was not allowed.", NotFoundError: "There is no webcam." };
       said.textContent = words[problem.name] ?? problem.message;
+    } finally {
+      open.disabled = false;
+      (open.hidden ? take : open).focus();
     }
   });
   take.addEventListener("click", () => {
@@ -54,15 +60,22 @@ export function camera(place, give) {
     const [left, top] = [(video.videoWidth - side) / 2, (video.videoHeight - side) / 2];
     canvas.getContext("2d").drawImage(video, left, top, side, side, 0, 0, canvas.width, canvas.height);
     stop();
-    show(false, true);
+    taken = true;
+    show(false);
     open.focus();
     give(canvas.toDataURL("image/png"));
   });
+  off.addEventListener("click", () => {
+    stop();
+    show(false);
+    open.focus();
+  });
   back.addEventListener("click", () => {
-    show(false, false);
+    taken = false;
+    show(false);
     open.focus();
     give("");
   });
-  show(false, false);
+  show(false);
   return stop;
 }

@@ -210,7 +210,12 @@ def embed(function: Function) -> Verdict:
     weight, bias = rng.normal(size=(5, 48)), rng.normal(size=5)
     answer = _ask(function, flat, weight, bias)
     if isinstance(answer, Verdict):
-        if "matmul" in answer.words or "shapes" in answer.words:
+        if "broadcast" in answer.words:
+            return not_yet(
+                f"{answer.words.rstrip()}. + and * take numbers one by one: matrices are multiplied with @, and the "
+                f"bias is added to rows of as many numbers as it has."
+            )
+        if "matmul" in answer.words or "not aligned" in answer.words:
             return almost("The sides do not meet: a row of 48 times (5, 48). Turn the weight with .T first.")
         return answer
     wanted = flat @ weight.T + bias

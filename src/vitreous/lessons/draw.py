@@ -175,6 +175,7 @@ def attention(weights: np.ndarray, image: np.ndarray, patch: int, special: int, 
         f"#{name} .over{{visibility:hidden;pointer-events:none}}#{name} .tint{{opacity:{TINT}}}"
         f"#{name} .row:hover .over,#{name} .row:focus .over{{visibility:visible}}"
         f"#{name} .row:hover .hit,#{name} .row:focus .hit{{stroke:{MARK};stroke-width:{count / 150:.2f}}}"
+        f"#{name}:has(.row:hover) .row:not(:hover) .over{{visibility:hidden}}"
         f"#{name} .row:focus{{outline:none}}"
         f"#{name}:not(:hover):not(:focus-within) .first .over{{visibility:visible}}"
     )

@@ -10,13 +10,16 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Q = TypeVar("Q")
 A = TypeVar("A")
+
+PATIENCE = 3.0
+"""Seconds that the group which is being answered gets once the batcher is told to stop."""
 
 
 class Full(Exception):
@@ -54,20 +57,35 @@ class Batcher(Generic[Q, A]):
         self._waiting: deque[_Waiting[Q, A]] = deque()
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._group: Future[Sequence[A | Exception]] | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to answer; call it in the event loop that asks."""
         self._task = asyncio.get_running_loop().create_task(self._answer_for_ever())
 
+    @property
+    def busy(self) -> bool:
+        """Whether a group is being answered, as one can be even after ``stop``."""
+        return self._group is not None and not self._group.done()
+
     async def stop(self) -> None:
-        """End, once the group that is being answered is done. Whoever still waits is told by a cancelled future."""
+        """End. Whoever still waits is told by a cancelled future.
+
+        A thread cannot be stopped: a group that takes longer than PATIENCE is left behind, and ``busy`` says so.
+        """
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         for each in self._waiting:
             each.answer.cancel()
-        await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._group and self.busy:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    await asyncio.wrap_future(self._group)
+        if not self.busy:
+            self._thread.shutdown()
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -112,7 +130,6 @@ class Batcher(Generic[Q, A]):
         return group
 
     async def _answer_for_ever(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._arrived.wait()
             group = self._take()
@@ -122,7 +139,8 @@ class Batcher(Generic[Q, A]):
             self.groups(len(group))
             questions = [each.question for each in group]
             try:
-                answers = await loop.run_in_executor(self._thread, self._together_or_alone, questions)
+                self._group = self._thread.submit(self._together_or_alone, questions)
+                answers = await asyncio.wrap_future(self._group)
             except asyncio.CancelledError:
                 for each in group:
                     each.answer.cancel()

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -77,7 +78,10 @@ def listen(host: str, port: int) -> socket.socket:
     # named as TCP, or asyncio does not know it as such and an answer waits 40 ms for an acknowledgement (Nagle)
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sys.platform == "win32":  # where SO_REUSEADDR would let a second server take the same port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:  # a port whose last server has just ended is free
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(2048)
     except OSError as problem:
@@ -153,5 +157,5 @@ def serve(
         if ready:
             ready(f"http://{host}:{listener.getsockname()[1]}/")
         server_for(app).run(sockets=[listener])
-    if app.state.reader.is_alive():
-        os._exit(0)  # all requests are answered; reading a data set for its samples could take minutes more
+    if app.state.reader.is_alive() or app.state.service.batcher.busy:
+        os._exit(0)  # nobody waits any more; a data set read for its samples or a long group could take minutes

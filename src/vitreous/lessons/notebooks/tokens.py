@@ -250,7 +250,8 @@ def _():
     Every token makes three vectors of itself: a **query** (what am I looking for?), a **key** (what do I have?) and a
     **value** (what do I tell?).
 
-    1. **Compare**: each query with each key, `q @ k.T`. One score a pair.
+    1. **Compare**: each query with each key, `q @ k.T / sqrt(E)`. One score a pair. E is how many numbers a query has:
+       sums of more products lie further apart, and the root of E makes up for it.
     2. **Share out**: `softmax` over each row turns scores into shares that sum to 1.
     3. **Collect**: each token takes the values of the others by these shares.
 
@@ -311,7 +312,7 @@ def _():
 
 
 @app.cell
-def _(block, entering):
+def _(block, entering, layer, model):
     with torch.no_grad():
         _normed = block.norm1(entering)
         _heard = block.attn(_normed)
@@ -320,14 +321,23 @@ def _(block, entering):
         _thought = block.mlp(_normed2)
         _out = _middle + _thought
         exact = (_out - block(entering)).abs().max().item()
+    _next = (
+        "These tokens enter the next block."
+        if layer.value < len(model.blocks)
+        else "No block is left: the class token is levelled once more, and the head reads the class from it."
+    )
     stages = [
         ("x", "The tokens come in.", entering),
-        ("a = norm1(x)", "Each token to mean 0 and deviation 1, so that none shouts.", _normed),
+        (
+            "a = norm1(x)",
+            "Each token to mean 0 and deviation 1, so that none shouts; then learned gains and shifts.",
+            _normed,
+        ),
         ("b = attn(a)", "What each token has heard from the others, all heads together.", _heard),
         ("x = x + b", "Added to what it knew.", _middle),
-        ("c = norm2(x)", "Levelled again.", _normed2),
+        ("c = norm2(x)", "Levelled again, with gains and shifts of its own.", _normed2),
         ("d = mlp(c)", "What each token makes of it, alone: a wider layer, GELU, and back.", _thought),
-        ("x = x + d", "Added again. These tokens enter the next block.", _out),
+        ("x = x + d", f"Added again. {_next}", _out),
     ]
     return exact, stages
 

@@ -3,28 +3,35 @@
 const PATIENCE = 3; // times that "busy, ask again" is heeded
 
 let token = sessionStorage.getItem("vitreous-token") ?? "";
+let tried = token !== "";
 
 export function keepToken(value) {
-  token = value;
-  sessionStorage.setItem("vitreous-token", value);
+  tried = value !== "";
+  token = value.replace(/[^ -~]/g, "").trim(); // what no header can carry is in no token
+  sessionStorage.setItem("vitreous-token", token);
 }
 
 function askForToken() {
   const dialog = document.getElementById("locked");
+  if (!dialog.open) {
+    dialog.querySelector("form").reset();
+    dialog.querySelector(".wrong").hidden = !tried;
+    dialog.showModal();
+  }
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => {
-      keepToken(dialog.querySelector("input").value.trim());
+      keepToken(dialog.querySelector("input").value);
       resolve();
     }, { once: true });
-    if (!dialog.open) dialog.showModal();
   });
 }
 
 async function answerTo(path, options = {}, patience = PATIENCE) {
   for (let tries = 1; ; tries++) {
+    const sent = token;
     let response;
     try {
-      response = await fetch(path, { ...options, headers: token ? { Authorization: `Bearer ${token}` } : {} });
+      response = await fetch(path, { ...options, headers: sent ? { Authorization: `Bearer ${sent}` } : {} });
     } catch (problem) {
       if (problem.name === "AbortError") throw problem;
       throw new Error("The server does not answer. Is it still running?");
@@ -32,7 +39,7 @@ async function answerTo(path, options = {}, patience = PATIENCE) {
     if (response.ok) return response;
     const { error } = await response.json().catch(() => ({ error: `the server answered ${response.status}` }));
     if (response.status === 401) {
-      await askForToken();
+      if (sent === token) await askForToken(); // else another question has been told the token meanwhile
     } else if (response.status === 503 && tries < patience) {
       const seconds = Number(response.headers.get("Retry-After")) || 1;
       await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));

@@ -7,7 +7,7 @@ import { Panel } from "./panel.js";
 const MOST_IN_LINK = 24000; // bytes of a picture in a link: longer addresses get lost on their way
 
 const at = (id) => document.getElementById(id);
-const state = { panels: [], truth: null, sample: null, picture: null };
+const state = { panels: [], truth: null, sample: null, picture: null, turn: 0 }; // turn: counts what was asked to be opened
 
 function status(text, wrong = false) {
   at("status").textContent = text;
@@ -32,7 +32,7 @@ function changed() {
 }
 
 async function open(blob, { truth = null, sample = null } = {}) {
-  Object.assign(state, { truth, sample, picture: blob });
+  Object.assign(state, { truth, sample, picture: blob, turn: state.turn + 1 });
   press();
   at("copy-link").disabled = at("copy-json").disabled = true;
   status("Looking …");
@@ -75,15 +75,20 @@ function takeWebcam() {
     video.srcObject = null;
   };
   at("webcam").addEventListener("click", async () => {
+    at("webcam").disabled = true; // until the browser has answered: a second press would leave the first stream on
     try {
       if (!navigator.mediaDevices) throw new Error("The browser gives the webcam to pages on this machine or with HTTPS alone.");
       video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1280 }, facingMode: "environment" } });
       await video.play();
-      dialog.showModal();
     } catch (problem) {
       stop();
       status(problem.name === "NotAllowedError" ? "The webcam was not allowed." : problem.name === "NotFoundError" ? "There is no webcam." : problem.message, true);
+      return;
+    } finally {
+      at("webcam").disabled = false;
+      at("webcam").focus();
     }
+    dialog.showModal();
   });
   dialog.querySelector(".cancel").addEventListener("click", () => dialog.close());
   dialog.querySelector(".take").addEventListener("click", () => {
@@ -96,13 +101,15 @@ function takeWebcam() {
 }
 
 async function openSample(id) {
+  const turn = ++state.turn;
   try {
     const { samples } = await state.samples;
     const sample = samples.find((each) => each.id === id);
     if (!sample) throw new Error(`There is no sample ${id}.`);
-    await open(await getBlob(`/v1/samples/${id}.png`), { truth: sample.label, sample: id });
+    const blob = await getBlob(`/v1/samples/${id}.png`);
+    if (turn === state.turn) await open(blob, { truth: sample.label, sample: id }); // else another was opened meanwhile
   } catch (problem) {
-    failed(problem);
+    if (turn === state.turn) failed(problem);
   }
 }
 
@@ -174,11 +181,11 @@ async function followLink() {
     history.replaceState(null, "", location.pathname);
     return;
   }
+  if (!parts.has("sample") && !parts.has("picture")) return; // another kind of link, as the one that skips to the answer
   state.panels.forEach((panel, i) => {
     panel.view = Object.fromEntries(["method", "layer", "head", "target"].map((name) => [name, parts.get(`${name}${i || ""}`) ?? (name === "target" ? "" : "mean")]));
   });
   if (parts.has("sample")) return openSample(Number(parts.get("sample")));
-  if (!parts.has("picture")) return;
   try {
     const bytes = Uint8Array.from(atob(parts.get("picture")), (letter) => letter.charCodeAt(0));
     await open(new Blob([bytes]));

@@ -69,7 +69,9 @@ export class Panel {
   showControls() {
     for (const name of ["layer", "head"]) this.find(`.${name}`).parentElement.hidden = !this.method.layers;
     this.find(".target").parentElement.hidden = !this.method.target;
-    const { explains, faithful } = this.method;
+    const { explains, faithful, patch } = this.method;
+    const keys = "Patches. Arrow keys choose one to see what it attends to, Escape lets go.";
+    this.find(".stage").setAttribute("aria-label", patch ? keys : "The picture and its map, which has no patches to choose.");
     const doubt = faithful === false ? " Not faithful: on this run's check its maps did not tell what the model goes by." : "";
     this.find(".explains").textContent = explains + doubt;
   }
@@ -89,6 +91,7 @@ export class Panel {
     });
     stage.addEventListener("pointerleave", () => this.pinned || this.choose(null));
     stage.addEventListener("click", (event) => {
+      if (!this.choosable) return;
       const patch = this.under(event);
       if (this.pinned && String(patch) === String(this.chosen)) return this.release();
       this.pinned = patch !== null;
@@ -108,7 +111,7 @@ export class Panel {
   key(event) {
     const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
     if (event.key === "Escape") this.release();
-    if (!step || !this.answer) return;
+    if (!step || !this.choosable) return;
     event.preventDefault();
     const [rows, columns] = this.run.grid ?? [1, 1];
     const from = this.chosen ?? [Math.floor(rows / 2) - step[0], Math.floor(columns / 2) - step[1]];
@@ -122,8 +125,12 @@ export class Panel {
     else this.chosen = null;
   }
 
+  get choosable() {
+    return this.answer !== null && this.method.patch;
+  }
+
   choose(patch) {
-    if (!this.answer || !this.method.patch || String(patch) === String(this.chosen)) return;
+    if (!this.choosable || String(patch) === String(this.chosen)) return;
     this.chosen = patch;
     clearTimeout(this.resting);
     this.resting = setTimeout(() => this.look(), patch ? HOVER : 0);
@@ -214,8 +221,6 @@ export class Panel {
       line.append(fill, name, share);
       return line;
     }));
-    const stage = this.find(".stage");
-    stage.setAttribute("aria-label", "Patches. Arrow keys choose one to see what it attends to, Escape lets go.");
     if (!heat) return;
     const most = peak(heat);
     const place = `row ${most.row + 1}, column ${most.column + 1}, with ${most.value.toFixed(1)} times an even share`;
