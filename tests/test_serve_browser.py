@@ -145,7 +145,12 @@ def test_a_sample_says_what_it_truly_is_and_its_link_opens_the_same(one: Client,
     link = page.evaluate("navigator.clipboard.readText()")
     again = opened(one, link.split("/", 3)[3])
     answered(again)
-    assert said(again) == first
+    assert in_short(said(again)) == in_short(first)
+
+
+def in_short(answer: Any) -> Any:
+    """Four digits of every number: asked in a group of several, the sixth can differ."""
+    return json.loads(json.dumps(answer), parse_float=lambda text: round(float(text), 4))
 
 
 def test_a_sample_that_comes_late_does_not_replace_a_newer_picture(one: Client, opened: Any) -> None:
