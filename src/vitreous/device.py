@@ -105,9 +105,10 @@ def choose(model: nn.Module, size: int, channels: int, precision: str, attention
     candidates, rates = ranks.from_first(lambda: (candidates, rates))
     best, *others = sorted(candidates, key=lambda candidate: -rates.get(candidate, 0.0))
     use_attention(model, best[1])
-    name = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device}, {torch.get_num_threads()} threads"
-    )
+    threads = torch.get_num_threads()
+    name = f"{device}, {threads} thread{'s' * (threads > 1)}"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
     note = f"{name}: {best[0]} with {best[1]} attention"
     if others:
         slower = ", ".join(f"{p} {a} {rates[p, a]:.0f}" for p, a in others)
