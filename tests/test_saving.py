@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -79,9 +80,17 @@ def test_after_an_interruption_nobody_waits(tmp_path: Path, monkeypatch: pytest.
     free.set()
 
 
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """Python's own answer to Ctrl-C, which a process started in the background does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("place", ["wait", "end"])
 def test_a_signal_that_the_system_hands_to_another_thread_ends_a_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listening: None, place: str
 ) -> None:
     free, over = threading.Event(), threading.Event()
     monkeypatch.setattr(checkpoint, "save", lambda *given: (free.wait(10), over.set()))
