@@ -50,17 +50,10 @@ def test_links_are_followed_and_each_real_folder_is_read_once(folder: Path) -> N
     assert sum("deep" in path for path in listed(["all"])) == 2
 
 
-def test_what_cannot_be_listed_or_followed_is_named_as_a_file_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("locked")
+def test_what_cannot_be_listed_or_followed_is_named_as_a_file_is(folder: Path) -> None:
     (folder / "all" / "circle").symlink_to("circle")
     (folder / "all" / "locked").mkdir()
-
-    def scandir(path: str) -> object:
-        if str(path).endswith("locked"):
-            raise PermissionError(13, "Permission denied", path)
-        return unhindered(path)
-
-    unhindered = os.scandir
-    monkeypatch.setattr(os, "scandir", scandir)
     assert [path for path in listed(["all"]) if "/deep" not in path] == [
         "all/a.png",
         "all/b.jpg",

@@ -268,20 +268,11 @@ def test_what_cannot_be_done_is_one_line(
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".parts"]
 
 
-def test_a_folder_that_cannot_be_listed_is_a_row_with_the_reason(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("locked")
+def test_a_folder_that_cannot_be_listed_is_a_row_with_the_reason(run: Path, tmp_path: Path) -> None:
     (tmp_path / "in" / "locked").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "circle.png").symlink_to("circle.png")
-
-    def scandir(path: str) -> object:
-        if str(path).endswith("locked"):
-            raise PermissionError(13, "Permission denied", path)
-        return unhindered(path)
-
-    unhindered = os.scandir
-    monkeypatch.setattr(os, "scandir", scandir)
     done = predict_files(Classifier.load(run), [str(tmp_path / "in")], tmp_path / "a.parquet")
     assert (done.n, done.unreadable) == (3, 2)
     rows = pq.read_table(tmp_path / "a.parquet").to_pylist()

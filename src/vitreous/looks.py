@@ -20,7 +20,7 @@ from vitreous.models import count_parameters
 GLANCE = 1000
 """Validation pictures that are looked at on the way, at most; all of them are at the end."""
 SAVED_A_PARAMETER = 1e-7
-"""Seconds: four bytes of a weight, twice as a classifier, and of an optimiser's two moments, at 200 MB/s."""
+"""Seconds: four bytes of a weight, twice as a classifier and once in a checkpoint with two moments, at 200 MB/s."""
 GLANCE_SHARE = 0.02
 """Of a budget, spent on looking."""
 
