@@ -169,7 +169,7 @@ def test_only_what_is_asked_for_is_given(tmp_path: Path) -> None:
     assert load(root, splits={"train"}).rejected == ()
     assert set(load(root, splits=["validation"]).splits()) == {"val"}
     assert set(load(root, splits=["test"]).splits()) == {"test"}
-    with pytest.raises(ValueError, match="train, val"):
+    with pytest.raises(ValueError, match=r"take one or more of train .*, val .*, test"):
         load(root, splits=["tset"])
 
 
@@ -180,7 +180,7 @@ def test_mixed_sizes_become_one_that_is_told(tmp_path: Path) -> None:
     data = load(tmp_path / "a")
     assert data.train is not None
     assert data.train.pixels.shape[1:] == (3, 40, 40)
-    assert any("40 x 40" in note and "--size" in note for note in data.notes)
+    assert any("40 x 40" in note and "model.image_size" in note for note in data.notes)
     assert data.original is not None
     assert (data.original.height, data.original.width) == ((30, 50), (39, 70))
 

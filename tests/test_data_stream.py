@@ -249,7 +249,7 @@ def test_a_table_without_room_even_for_a_copy_is_refused(
     tmp_path: Path, no_room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VITREOUS_CACHE_GB", "0.000001")
-    with pytest.raises(ValueError, match=r"(?s)30 pictures have no room.*GB allows.*write tar shards.*--size"):
+    with pytest.raises(ValueError, match=r"(?s)30 pictures have no room.*GB allows.*write tar shards.*image_size="):
         load(parquet(tmp_path / "table"), size=SIDE, cache=no_room)
     batch_by_batch(shards(tmp_path / "tar"), no_room)  # which need no copy
 

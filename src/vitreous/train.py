@@ -157,9 +157,9 @@ def _train(
     if config.budget and reserve > DEAR * config.budget:
         note(
             "probe",
-            f"looking at all {len(run.validation):,} validation pictures at the end takes about {reserve:.0f} of the "
-            f"{config.budget:.0f} s: to train longer, take a smaller size, a longer budget or "
-            f"--set data.val_fraction=0.02",
+            f"saving and looking at all {len(run.validation):,} validation pictures at the end takes about "
+            f"{reserve:.0f} of the {config.budget:.0f} s: to train longer, take a smaller size, a longer budget or, "
+            f"where they are held out of the training pictures, --set data.val_fraction=0.02",
         )
 
     before = past[1]["plan"]["threads"] if past and config.budget is None else 0

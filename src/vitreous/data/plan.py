@@ -73,5 +73,6 @@ def _choose_size(headers: list[Header]) -> tuple[tuple[int, int], str]:
     found = Sizes((heights[0], heights[-1]), (widths[0], widths[-1]))
     return (side, side), (
         f"size: {side} x {side} (pictures are {found}, the median short side is {short:g}, rounded to a multiple of 8 "
-        f"and kept within {_CHOSEN[0]} to {_CHOSEN[1]}); short side resized, then the centre cut out; --size changes it"
+        f"and kept within {_CHOSEN[0]} to {_CHOSEN[1]}); short side resized, then the centre cut out; train takes "
+        f"another with --set model.image_size=N"
     )

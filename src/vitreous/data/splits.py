@@ -57,7 +57,8 @@ def requested(names: Collection[str] | None) -> set[str]:
     known = {name: canonical(name) for name in names}
     wrong = [name for name, split_name in known.items() if split_name is None]
     if wrong or not known:
-        raise ValueError(f"splits={sorted(names)!r}: take one or more of train, val (valid, validation), test")
+        spelled = ", ".join(f"{name} ({', '.join(words)})" for name, words in _SPELLINGS.items())
+        raise ValueError(f"splits={sorted(names)!r}: take one or more of {spelled}")
     return {split_name for split_name in known.values() if split_name}
 
 

@@ -180,8 +180,8 @@ def _copied(pictures: Pictures, cache: Path | None) -> Copied:
     except (OSError, NotImplementedError) as error:
         raise ValueError(
             f"{len(pictures)} pictures have no room in memory, nor in {entry.parent}, encoded as they are ({error}); "
-            "rows of parquet cannot be read one at a time without: give the cache more room (VITREOUS_CACHE_GB, "
-            "--cache), write tar shards, or choose a smaller --size"
+            "rows of parquet cannot be read one at a time without: give the cache more room (VITREOUS_CACHE_GB, or "
+            "XDG_CACHE_HOME on another disk), write tar shards, or take smaller pictures (--set model.image_size=N)"
         ) from None
     return Copied(entry / _COPY, about["ends"], about["checks"])
 
