@@ -1,4 +1,4 @@
-"""The token of a server in a real browser."""
+"""The token of a server in a real browser: asked for, or brought by a link."""
 
 from __future__ import annotations
 
@@ -62,4 +62,38 @@ def test_a_wrong_token_is_called_so_and_the_right_one_still_opens_the_page(wrong
     assert box.input_value() == ""
     box.fill(TOKEN)
     page.get_by_role("button", name="Go on").click()
+    look_at_a_sample(page)
+
+
+@pytest.mark.parametrize("begun", ["", "half a tok"])
+def test_a_link_with_the_token_answers_the_dialog_that_asks_for_it(begun: str, home: str, page: Page) -> None:
+    page.goto(home)
+    box = page.get_by_label("This server needs its token")
+    box.fill(begun)
+    page.goto(f"{home}#sample=2")  # no picture can be opened yet
+    page.goto(f"{home}#token={TOKEN}")
+    look_at_a_sample(page)
+    assert box.is_hidden()
+    assert page.url == home
+    assert page.locator("#status.wrong").count() == 0
+
+
+def test_a_link_to_a_sample_waits_for_the_token(home: str, page: Page) -> None:
+    page.goto(home)
+    box = page.get_by_label("This server needs its token")
+    box.wait_for()
+    page.goto(f"{home}#sample=2")
+    assert page.locator("#status.wrong").count() == 0
+    box.fill(TOKEN)
+    page.get_by_role("button", name="Go on").click()
+    page.locator("#copy-json:not([disabled])").wait_for()
+    assert page.locator(".samples [aria-pressed=true]").get_attribute("data-id") == "2"
+
+
+def test_leaving_the_dialog_keeps_the_token_that_there_was(home: str, page: Page) -> None:
+    refusal = '{"error": "this server needs its token"}'
+    page.route("**/v1/model", lambda route: route.fulfill(status=401, body=refusal), times=1)
+    page.goto(f"{home}#token={TOKEN}")
+    page.get_by_text("That was not the token.").wait_for()
+    page.keyboard.press("Escape")
     look_at_a_sample(page)
