@@ -134,6 +134,27 @@ def test_the_webcam_gives_a_picture_and_takes_it_back(lesson: Page) -> None:
     assert lesson.locator("svg image").first.get_attribute("href") == before
 
 
+def test_of_the_webcam_and_a_file_the_one_chosen_last_is_shown(lesson: Page) -> None:
+    pytest.importorskip("anywidget", reason="the webcam is a widget: pip install 'vitreous[lesson]'")
+    shown, files = lesson.locator("svg image").first, lesson.locator("input[type=file]")
+    webcam, take = (lesson.get_by_role("button", name=name) for name in ("Webcam", "Take the picture"))
+    back = lesson.get_by_role("button", name="Without it again")
+    before = shown.get_attribute("href")
+    files.set_input_files(FILE)
+    lesson.wait_for_function(OTHER, arg=before)
+    file = shown.get_attribute("href")
+    for _ in range(2):  # with the same file again
+        webcam.click()
+        take.click()
+        lesson.wait_for_function(OTHER, arg=file)
+        taken = shown.get_attribute("href")
+        back.wait_for()
+        files.set_input_files(FILE)
+        lesson.wait_for_function(OTHER, arg=taken)
+        assert shown.get_attribute("href") == file
+        back.wait_for(state="hidden")
+
+
 def test_tokens_are_shuffled_looked_at_and_walked_through(
     request: pytest.FixtureRequest, watched: Watched, tmp_path: Path
 ) -> None:
@@ -275,6 +296,27 @@ def test_a_page_that_stands_alone_has_a_webcam(alone: Page) -> None:
     alone.get_by_text("is 48 numbers").wait_for()
     alone.get_by_role("button", name="Without it again").click()
     alone.get_by_text("No picture yet.").wait_for()
+
+
+def test_a_file_takes_the_place_of_the_webcams_picture(alone: Page) -> None:
+    back, files = alone.get_by_role("button", name="Without it again"), alone.get_by_label("Picture", exact=True)
+    with alone.expect_file_chooser() as chooser:
+        files.click()
+    chooser.value.set_files([FILE])
+    said = alone.get_by_text("patches[0, 0] is 48 numbers")
+    said.wait_for()
+    file = said.inner_text()
+    alone.get_by_role("button", name="Webcam").click()
+    alone.get_by_role("button", name="Take the picture").click()
+    back.wait_for()
+    alone.wait_for_function("(file) => !document.body.innerText.includes(file)", arg=file)
+    with alone.expect_file_chooser() as chooser:
+        files.click()
+    assert files.input_value() == ""  # else the same file would be no change
+    chooser.value.set_files([FILE])
+    alone.get_by_text(file).wait_for()
+    assert back.is_hidden()
+    assert files.input_value().endswith(FILE["name"])  # and not "No file chosen"
 
 
 def test_the_webcam_is_asked_for_once_and_can_be_turned_off_without_a_picture(alone: Page) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import LIVE, PATIENCE, SLOW_WEBCAM, Browser, Page, Watched, chromium, contrast, photographs
+from browsing import LIVE, SLOW_WEBCAM, Browser, Page, Watched, chromium, contrast, photographs
 from serving import HOSTILE, Client, digits_run, make_run, picture, serving
 
 pytest.importorskip("fastapi", reason="needs the serve extra: pip install 'vitreous[serve]'")
@@ -330,45 +330,6 @@ def test_text_can_be_read_in_light_and_dark(scheme: str, one: Client, opened: An
     assert (ground == "rgb(246, 245, 248)") == (scheme == "light")
     for selector in ("#about", "#status", ".patch", ".explains", ".truth", ".label bdi", "#pick", "#webcam", ".unit"):
         assert contrast(page, selector) >= 4.5, selector
-
-
-def test_a_token_is_asked_for_once(runs: tuple[Path, Path], browser: Browser) -> None:
-    with serving(runs[0], token="correct-horse-battery") as client:
-        context = browser.new_context()
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE)
-        page.goto(f"http://127.0.0.1:{client.port}/")
-        page.get_by_label("This server needs its token").fill("correct-horse-battery")
-        page.get_by_role("button", name="Go on").click()
-        page.locator(".samples button").nth(1).click()
-        answered(page)
-        page.reload()
-        page.locator(".samples button").nth(1).click()
-        answered(page)
-        context.close()
-
-
-@pytest.mark.parametrize("wrong", ["correct-horse-batterie", "пароль-🐈"])
-def test_a_wrong_token_is_called_so_and_the_right_one_still_opens_the_page(
-    wrong: str, runs: tuple[Path, Path], browser: Browser
-) -> None:
-    with serving(runs[0], token="correct-horse-battery") as client:
-        context = browser.new_context()
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE)
-        page.goto(f"http://127.0.0.1:{client.port}/")
-        box, complaint = page.get_by_label("This server needs its token"), page.get_by_text("That was not the token.")
-        box.wait_for()
-        assert complaint.is_hidden()
-        box.fill(wrong)
-        page.get_by_role("button", name="Go on").click()
-        complaint.wait_for()
-        assert box.input_value() == ""
-        box.fill("correct-horse-battery")
-        page.get_by_role("button", name="Go on").click()
-        page.locator(".samples button").nth(1).click()
-        answered(page)
-        context.close()
 
 
 def test_the_pictures_of_the_docs(request: pytest.FixtureRequest, runs: tuple[Path, Path], opened: Any) -> None:

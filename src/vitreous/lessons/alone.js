@@ -70,8 +70,14 @@ function show(address) {
   image.src = address;
 }
 
+const { forget } = camera(find(".webcam"), show);
+find("input").addEventListener("click", (event) => {
+  event.target.value = ""; // so that the same file again is a change; not earlier, since its name stands there
+});
 find("input").addEventListener("change", (event) => {
-  if (event.target.files[0]) show(URL.createObjectURL(event.target.files[0]));
+  if (!event.target.files[0]) return;
+  forget();
+  show(URL.createObjectURL(event.target.files[0]));
 });
 for (const select of place.querySelectorAll("select")) select.addEventListener("change", draw);
 function point(event) {
@@ -88,4 +94,3 @@ canvas.addEventListener("keydown", (event) => {
   chosen = chosen.map((at, i) => at + step[i]);
   draw();
 });
-camera(find(".webcam"), show);

@@ -1,5 +1,6 @@
 // A webcam button. `give` is called with a picture, square and at most 512 pixels a side, as the data URL of a PNG,
 // and with "" once the reader takes it back. Used by the lessons as a widget, and in the pages that stand alone.
+// Returns `stop`, which turns the webcam off, and `forget`, for when another picture has taken the place of its own.
 
 const MOST = 512;
 
@@ -76,6 +77,10 @@ export function camera(place, give) {
     open.focus();
     give("");
   });
+  const forget = () => {
+    taken = false;
+    back.hidden = true;
+  };
   show(false);
-  return stop;
+  return { stop, forget };
 }

@@ -43,12 +43,26 @@ def webcam() -> Any:
         """``picture`` is the data URL of a PNG, empty until one is taken."""
 
         _esm = camera_script() + (
-            "export default { render: ({ model, el }) =>"
-            " camera(el, (picture) => { model.set('picture', picture); model.save_changes(); }) };"
+            "export default { render: ({ model, el }) => {"
+            " const give = (picture) => { model.set('picture', picture); model.save_changes(); };"
+            " const { stop, forget } = camera(el, give);"
+            " model.on('change:picture', () => { if (!model.get('picture')) forget(); });"
+            " return stop; } };"
         )
         picture = traitlets.Unicode("").tag(sync=True)
 
     return mo.ui.anywidget(Camera())
+
+
+def file(label: str, camera: Any) -> Any:
+    """A marimo control that takes a file, which is then shown in place of what the webcam took before it."""
+    import marimo as mo
+
+    def chosen(files: Any) -> None:
+        if files and camera is not None:
+            camera.widget.picture = ""
+
+    return mo.ui.file(filetypes=FILES, label=label, on_change=chosen)
 
 
 def taken(upload: Any, camera: Any) -> Any:

@@ -37,8 +37,8 @@ def _():
 def _():
     which = mo.ui.dropdown(SAMPLES, value="flower", label="Picture")
     side = mo.ui.slider(steps=[16, 32, 48, 64, 96, 128], value=48, label="Pixels a side", show_value=True)
-    upload = mo.ui.file(filetypes=own.FILES, label="or one of your own")
     camera = own.webcam()
+    upload = own.file("or one of your own", camera)
     mo.hstack([which, side, upload, "" if camera is None else camera], justify="start", gap=2, wrap=True)
     return camera, side, upload, which
 

@@ -37,8 +37,8 @@ def _():
     which = mo.ui.dropdown(SAMPLES[:2], value="temple", label="Picture")
     side = mo.ui.slider(steps=[16, 32, 64], value=32, label="Pixels a side", show_value=True)
     patch_side = mo.ui.slider(steps=[1, 2, 4, 8], value=4, label="Patch side", show_value=True)
-    upload = mo.ui.file(filetypes=own.FILES, label="or one of your own")
     camera = own.webcam()
+    upload = own.file("or one of your own", camera)
     mo.hstack([which, side, patch_side, upload, "" if camera is None else camera], justify="start", gap=2, wrap=True)
     return camera, patch_side, side, upload, which
 

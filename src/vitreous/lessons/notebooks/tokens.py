@@ -58,8 +58,8 @@ def _(steps):
 @app.cell
 def _():
     number = mo.ui.slider(0, 59, value=31, label="Which digit", show_value=True)
-    upload = mo.ui.file(filetypes=own.FILES, label="or one that you have written")
     camera = own.webcam()
+    upload = own.file("or one that you have written", camera)
     mo.hstack([number, upload, "" if camera is None else camera], justify="start", gap=2, wrap=True)
     return camera, number, upload
 

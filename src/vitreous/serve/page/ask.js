@@ -5,10 +5,18 @@ const PATIENCE = 3; // times that "busy, ask again" is heeded
 let token = sessionStorage.getItem("vitreous-token") ?? "";
 let tried = token !== "";
 
-export function keepToken(value) {
+function keepToken(value) {
   tried = value !== "";
   token = value.replace(/[^ -~]/g, "").trim(); // what no header can carry is in no token
   sessionStorage.setItem("vitreous-token", token);
+}
+
+// A token that came another way than by the dialog, which is then no longer needed.
+export function useToken(value) {
+  const dialog = document.getElementById("locked");
+  keepToken(value);
+  dialog.querySelector("form").reset(); // what was begun there is not the token
+  dialog.close();
 }
 
 function askForToken() {
@@ -20,7 +28,8 @@ function askForToken() {
   }
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => {
-      keepToken(dialog.querySelector("input").value);
+      const { value } = dialog.querySelector("input");
+      if (value) keepToken(value); // else the dialog was left with Escape, or closed by a link with the token
       resolve();
     }, { once: true });
   });

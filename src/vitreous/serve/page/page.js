@@ -1,6 +1,6 @@
 // The page: pictures come in by drop, paste, file, webcam, sample or link, and go to every run's panel.
 
-import { getBlob, getJSON, keepToken } from "./ask.js";
+import { getBlob, getJSON, useToken } from "./ask.js";
 import { scale } from "./draw.js";
 import { Panel } from "./panel.js";
 
@@ -177,10 +177,11 @@ async function link() {
 async function followLink() {
   const parts = new URLSearchParams(location.hash.slice(1));
   if (parts.has("token")) {
-    keepToken(parts.get("token"));
+    useToken(parts.get("token"));
     history.replaceState(null, "", location.pathname);
     return;
   }
+  if (!state.panels.length) return; // they follow the link once they are there
   if (!parts.has("sample") && !parts.has("picture")) return; // another kind of link, as the one that skips to the answer
   state.panels.forEach((panel, i) => {
     panel.view = Object.fromEntries(["method", "layer", "head", "target"].map((name) => [name, parts.get(`${name}${i || ""}`) ?? (name === "target" ? "" : "mean")]));
@@ -210,7 +211,8 @@ async function begin() {
   takeDrops();
   takeWebcam();
   giveAnswers();
-  if (new URLSearchParams(location.hash.slice(1)).has("token")) await followLink();
+  addEventListener("hashchange", followLink);
+  await followLink(); // to a token: it is needed first
   const { runs } = await getJSON("/v1/model");
   const names = runs[0].classes;
   at("about").title = names.slice(0, 200).join(", ");
@@ -219,7 +221,6 @@ async function begin() {
   at("panels").replaceChildren(...state.panels.map((panel) => panel.element));
   state.samples = getJSON("/v1/samples", Infinity);
   showSamples().catch(failed);
-  addEventListener("hashchange", followLink);
   await followLink();
 }
 
