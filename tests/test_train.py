@@ -157,6 +157,13 @@ def test_a_loss_that_is_no_number_stops_before_the_update(
     assert not (tmp_path / "run/classifier").exists()
 
 
+def test_a_classifier_says_what_it_was_measured_on(tmp_path: Path, squares: DataSet, tiny_run: RunConfig) -> None:
+    run = Run(tiny_run, tmp_path, squares, time.monotonic())
+    assert run.classifier("squares").provenance["device"] == "cpu"
+    run.plan = dataclasses.replace(run.plan, device=torch.device("mps"))
+    assert run.classifier("squares").provenance["device"] == "mps"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_leaves_a_usable_classifier_and_resume_goes_on(
     tmp_path: Path, squares: DataSet, tiny_run: RunConfig, number: signal.Signals

@@ -103,6 +103,7 @@ class Run:
             "parameters": count_parameters(self.model),
             "precision": self.plan.precision,
             "attention": self.plan.attention,
+            "device": self.plan.device.type,
             "vitreous": vitreous.__version__,
             **hardware(),
         }
