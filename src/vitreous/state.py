@@ -73,8 +73,10 @@ class Run:
         self.forward = torch.compile(spread, dynamic=False) if config.compile else spread
         self.optimizers = build_optimizers(self.model, config.optim)
         self.pictures = origin.pictures(self.images)
-        if differing := origin.differing(ranks.from_first(lambda: self.pictures), self.pictures):
-            raise ValueError(f"process {ranks.rank()} has read other pictures than the first: {'; '.join(differing)}")
+        unlike = origin.differing(ranks.from_first(lambda: self.pictures), self.pictures)
+        for number, differing in enumerate(ranks.each(unlike)):
+            if differing:
+                raise ValueError(f"process {number} has read other pictures than the first: {'; '.join(differing)}")
         self.step = 0
         self.accuracy: float | None = None
         """Of the present weights on validation pictures, where that was measured."""
