@@ -56,7 +56,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with pytest.raises(Stop):
             train(getattr(two_processes, name.upper()), folder / name, two_processes.squares(), watch=kill)
     patched.undo()
-    done = torchrun("compare,reshape,leave,foresee,fail", folder)
+    done = torchrun("compare,reshape,leave,foresee,differ,fail", folder)
     (folder / "said").write_text(done.stderr)
     assert "the second process found something wrong" in done.stderr, done.stderr
     return folder
@@ -107,6 +107,13 @@ def test_processes_of_different_speed_expect_the_same_of_the_last_evaluation(tog
     """What is looked at on the way follows from it, and must be the same pictures on all of them."""
     first, second = (float((together / f"foreseen-{rank}").read_text()) for rank in (0, 1))
     assert first == second < 0.7
+
+
+def test_all_processes_stop_where_one_has_other_pictures_and_leave_no_folder(together: Path) -> None:
+    first, second = ((together / f"differed-{rank}").read_text() for rank in (0, 1))
+    assert first == second
+    assert first.startswith("process 1 has read other pictures than the first: pictures 128 -> 127")
+    assert not (together / "differing").exists()
 
 
 def test_one_process_says_what_went_wrong(together: Path) -> None:

@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 from test_cli import NO_PROBE, SMALL, call
+from test_recipes import pictures
 
+from vitreous.cnn import CNNConfig
 from vitreous.config import RunConfig, override, to_json
+from vitreous.recipes import Wish, plan
+from vitreous.runs import changes as differing
 from vitreous.runs import read_config
 from vitreous.settings import combine, read_settings
+from vitreous.vit import ViTConfig
 
 NOTHING = dict.fromkeys(
     ("size", "stem", "model", "weights", "freeze", "probe", "any_size", "budget", "epochs", "steps", "seed", "device")
@@ -77,7 +82,7 @@ def test_what_is_no_setting_is_named_with_its_line(text: str, said: str, tmp_pat
         ({"model": "fastcnn"}, {"model.family": "resnet", "model.depth": 2}, ("model", "fastcnn"), {}),
         ({"size": "tiny"}, {"model.depth": 2, "model.registers": 4}, ("size", "tiny"), {"model.registers": "4"}),
         ({"stem": "patch"}, {"model.stem": "conv", "batch": 8}, ("stem", "patch"), {"batch": "8"}),
-        ({"stem": "patch"}, {"model.depth": 2, "phases": [{"size": 8, "share": 1.0}]}, ("stem", "patch"), {}),
+        ({"stem": "patch"}, {"model.depth": 2, "phases": []}, ("size", None), {"model.depth": "2", "phases": "[]"}),
         ({"any_size": True}, {"phases": [{"size": 8, "share": 1.0}]}, ("any_size", True), {}),
         ({}, {"data.source": "cifar10", "model.classes": 10, "data.seed": 4}, ("model", None), {"data.seed": "4"}),
         ({"model": "resnet"}, {"model.depth": 2}, ("model", "resnet"), {"model.depth": "2"}),
@@ -94,6 +99,71 @@ def test_the_command_line_comes_first(
     options, changes = combine(NOTHING | given, values)
     assert options[option[0]] == option[1]
     assert changes == left
+
+
+def beside(values: dict[str, Any], side: int = 32, **given: Any) -> RunConfig:
+    """The config of a run with options beside a file."""
+    options, changes = combine(NOTHING | given, values)
+    wish = Wish("pets", **{name: value for name, value in options.items() if value is not None})
+    return override(plan(wish, pictures(side))[0], changes)
+
+
+@pytest.mark.parametrize(
+    ("before", "given"),
+    [
+        ({"size": "small"}, {"stem": "patch"}),
+        ({"size": "small"}, {"stem": "conv"}),
+        ({"size": "small"}, {"any_size": True}),
+        ({"size": "small", "stem": "patch"}, {"model": "vit"}),
+        ({}, {"stem": "patch"}),
+        ({"stem": "patch"}, {"stem": "conv"}),
+        ({"stem": "patch"}, {"size": "nano"}),
+        ({"stem": "patch"}, {"size": "tiny"}),
+        ({"stem": "patch"}, {"any_size": True}),
+        ({"any_size": True}, {"stem": "patch"}),
+        ({"any_size": True}, {"stem": "conv"}),
+        ({"any_size": True, "stem": "patch"}, {"stem": "conv"}),
+        ({"any_size": True}, {"size": "tiny"}),
+        ({"model": "resnet", "size": "small"}, {"any_size": True}),
+        ({"model": "fastcnn", "size": "tiny"}, {"size": "small"}),
+    ],
+)
+@pytest.mark.parametrize("side", [4, 32])
+def test_an_option_beside_a_runs_config_is_that_option_beside_what_the_run_was_asked_for(
+    before: dict[str, Any], given: dict[str, Any], side: int, tmp_path: Path
+) -> None:
+    config, _ = plan(Wish("pets", steps=7, **before), pictures(side))
+    values = read_settings(written(tmp_path, to_json(config), "config.json"))
+    asked, _ = plan(Wish("pets", steps=7, **before | given), pictures(side))
+    assert differing(asked, beside(values, side, **given)) == []
+
+
+def test_a_name_of_a_recipe_says_the_size_of_a_width_that_no_size_has() -> None:
+    config, _ = plan(Wish("pets", steps=7), pictures(32))
+    wide = json.loads(to_json(override(config, {"model.width": "160"})))
+    values = {f"model.{name}": value for name, value in wide.pop("model").items()} | {"phases": wide["phases"]}
+    found = beside({**values, "steps": 7, "recipe": wide["recipe"]}, stem="patch")
+    expected, _ = plan(Wish("pets", steps=7, stem="patch"), pictures(32))
+    assert found == override(expected, {"model.width": "160"})
+
+
+def test_what_was_written_by_hand_stays_beside_another_stem() -> None:
+    values = {"steps": 7, "model.width": 192, "model.depth": 6, "phases": []}
+    assert isinstance(found := beside(values, stem="patch").model, ViTConfig)
+    assert (found.width, found.depth, found.stem) == (192, 6, "patch")
+    values |= {"model.heads": 3, "model.mlp_ratio": 2.0}
+    assert isinstance(found := (config := beside(values, stem="patch")).model, ViTConfig)
+    assert (found.width, found.depth, found.mlp_ratio, config.phases) == (192, 6, 2.0, ())
+    assert config.recipe == "tiny-patch"
+    sizes = beside({"steps": 7, "sizes": [24, 32]}, stem="conv")
+    assert (sizes.sizes, sizes.phases, sizes.recipe) == ((24, 32), (), "nano-conv-any-size")
+
+
+def test_a_file_of_another_family_says_nothing_of_the_size() -> None:
+    values = {"steps": 7, "model.family": "vit", "model.width": 384, "model.heads": 6, "recipe": "small-conv"}
+    found = beside(values, model="resnet")
+    assert isinstance(found.model, CNNConfig)
+    assert found.recipe == "nano-resnet"
 
 
 def test_train_takes_a_file_and_set_wins(tmp_path: Path) -> None:

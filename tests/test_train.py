@@ -22,6 +22,7 @@ from vitreous.augment import AugmentConfig
 from vitreous.classifier import Classifier
 from vitreous.config import RunConfig, override
 from vitreous.data import DataSet
+from vitreous.runs import prepare
 from vitreous.state import Diverged, Run
 from vitreous.train import Progress, train
 
@@ -148,13 +149,89 @@ def test_a_run_that_could_not_begin_leaves_no_folder_to_the_next_try(
     assert train(tiny_run, tmp_path / "run", squares).val_accuracy is not None
 
 
+def broken(*_: object) -> None:
+    raise RuntimeError("no C++ compiler")
+
+
+def spoilt(run: Run, *arguments: float) -> float:
+    """A step after which a weight is no number."""
+    value = advance(run, *arguments)
+    with torch.no_grad():
+        next(run.model.parameters()).fill_(float("nan"))
+    return value
+
+
+advance = Run.advance
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "instead", "said"),
+    [
+        (training, "final_seconds", broken, "no C"),
+        (torch, "compile", lambda *_, **__: broken, "no C"),
+        (
+            Run,
+            "advance",
+            spoilt,
+            r"after step 1 .* holds NaN or infinite values; nothing was saved\.\nTry lower rates: --set",
+        ),
+    ],
+)
+def test_a_run_that_fails_before_it_has_saved_leaves_no_folder_to_the_next_try(
+    owner: object,
+    name: str,
+    instead: object,
+    said: str,
+    tmp_path: Path,
+    squares: DataSet,
+    tiny_run: RunConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(owner, name, instead)
+    with pytest.raises((RuntimeError, Diverged), match=said):
+        train(dataclasses.replace(tiny_run, compile=owner is torch), tmp_path / "run", squares)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.undo()
+    assert train(tiny_run, tmp_path / "run", squares).val_accuracy is not None
+
+
+def test_a_run_that_fails_where_it_goes_on_stays(
+    tmp_path: Path, squares: DataSet, tiny_run: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(tmp_path / "run", tiny_run, resume=False)  # killed before its first checkpoint
+    monkeypatch.setattr(training, "final_seconds", broken)
+    with pytest.raises(RuntimeError, match="no C"):
+        train(tiny_run, tmp_path / "run", squares, resume=True)
+    monkeypatch.undo()
+    assert train(tiny_run, tmp_path / "run", squares, resume=True).val_accuracy is not None
+
+
 def test_a_loss_that_is_no_number_stops_before_the_update(
     tmp_path: Path, squares: DataSet, tiny_run: RunConfig
 ) -> None:
     config = override(tiny_run, {"optim.lr": "1e30", "optim.muon_lr": "1e30", "optim.warmup": "0.0"})
-    with pytest.raises(Diverged, match=r"(?s)loss became (nan|inf) at step \d+,.*made/\d+.*Try lower rates"):
+    with pytest.raises(Diverged, match=r"(?s)loss became (nan|inf) at step \d+,.*made/\d+.*Try lower rates") as caught:
         train(config, tmp_path / "run", squares)
+    assert "what was saved before stays.\nTry lower rates and another --out: --set" in str(caught.value)
+    assert checkpoint.found(tmp_path / "run")
     assert not (tmp_path / "run/classifier").exists()
+
+
+def test_a_first_loss_that_is_no_number_says_that_nothing_was_saved(
+    tmp_path: Path, squares: DataSet, tiny_run: RunConfig
+) -> None:
+    run = Run(tiny_run, tmp_path, squares, time.monotonic())
+    with torch.no_grad():
+        next(run.model.parameters()).fill_(float("nan"))
+    with pytest.raises(Diverged, match=r"became nan at step 0,.*; nothing was saved\.\nTry lower rates: --set"):
+        run.advance(0.0)
+
+
+def test_a_classifier_says_what_it_was_measured_on(tmp_path: Path, squares: DataSet, tiny_run: RunConfig) -> None:
+    run = Run(tiny_run, tmp_path, squares, time.monotonic())
+    assert run.classifier("squares").provenance["device"] == "cpu"
+    run.plan = dataclasses.replace(run.plan, device=torch.device("mps"))
+    assert run.classifier("squares").provenance["device"] == "mps"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -228,6 +305,6 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path, squares: Da
     with torch.no_grad():
         next(run.model.parameters()).view(-1)[0] = float("nan")
     run.step += 1
-    with pytest.raises(Diverged, match=r"after step 2 model\.cls_token holds NaN.*\nTry lower rates"):
+    with pytest.raises(Diverged, match=r"after step 2 model\.cls_token holds NaN.*before stays\.\nTry lower rates and"):
         run.save()
     assert [path.name for path in checkpoint.found(tmp_path)] == ["step-00000001"]

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from test_cli import TINY, call
 
 from vitreous import verify
@@ -100,6 +101,30 @@ def test_elsewhere_a_picture_in_a_thousand_may_tip(run: Path, monkeypatch: pytes
     classifier.save(run / "classifier")
     assert contradicted(run) == {}
     assert verify_run(run).elsewhere[0].startswith("cpu another -> ")
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "allowed"),
+    [
+        ({}, False),
+        ({"device": "mps"}, True),
+        ({"device": "cpu", "gpu": "A"}, False),
+        ({"device": None, "gpu": "A"}, True),
+    ],
+)
+def test_what_a_gpu_stated_may_tip_a_picture_on_the_processor(
+    trained_on: dict[str, str | None], allowed: bool, run: Path
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("names a GPU that is not there")
+    classifier = Classifier.load(run)
+    assert classifier.provenance["device"] == "cpu"
+    said = {**classifier.provenance, "val_accuracy": classifier.provenance["val_accuracy"] + 1 / 143, **trained_on}
+    classifier.provenance.clear()
+    classifier.provenance.update({name: value for name, value in said.items() if value is not None})  # None: as of old
+    classifier.save(run / "classifier")
+    (run / "eval-test.json").unlink()
+    assert (contradicted(run) == {}) == allowed
 
 
 def test_a_run_that_was_stopped_states_nothing(run: Path) -> None:

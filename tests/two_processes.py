@@ -90,6 +90,17 @@ def reshape(folder: Path) -> None:
     Batches.chosen = chosen  # type: ignore[method-assign]
 
 
+def differ(folder: Path) -> None:
+    """The second process has a picture less."""
+    data = squares()
+    if ranks.rank() == 1:
+        data = dataclasses.replace(data, train=coloured_squares(127))
+    try:
+        training.train(PATCH, folder / "differing", data)
+    except ValueError as problem:
+        (folder / f"differed-{ranks.rank()}").write_text(str(problem))
+
+
 def fail(folder: Path) -> None:
     """The second process alone finds something wrong."""
     if ranks.rank() == 1:

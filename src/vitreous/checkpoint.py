@@ -41,7 +41,7 @@ def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if sums and not torch.stack([value.float().cpu() for value in sums.values()]).isfinite().all():
         for name in sums:
             if not tensors[name].isfinite().all():
-                raise NotFinite(f"{name} holds NaN or infinite values; the checkpoint before is sound")
+                raise NotFinite(f"{name} holds NaN or infinite values")
     return {name: torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for name, t in tensors.items()}
 
 
@@ -72,7 +72,7 @@ def save_parts(run: Path, step: int, tensors: Mapping[str, Tensor], state: Mappi
         return target
     held = [parts.local(tensor) for tensor in tensors.values() if tensor.is_floating_point()]
     if ranks.anyone(not all(tensor.isfinite().all() for tensor in held)):
-        raise NotFinite("a weight or a moment holds NaN or infinite values; the checkpoint before is sound")
+        raise NotFinite("a weight or a moment holds NaN or infinite values")
     with contextlib.ExitStack() as first:
         partial = ranks.from_first(lambda: first.enter_context(sealed.writing(target, FORMAT)))
         parts.write(partial, tensors)

@@ -119,6 +119,14 @@ def from_first(call: Callable[[], T]) -> T:
     return answer[0]
 
 
+def each(value: T) -> list[T]:
+    """What every process has, by their numbers, on all of them. For little: it passes around a ring."""
+    values = [value] * world()
+    if _many():
+        dist.all_gather_object(values, value)
+    return values
+
+
 def machine_by_machine(call: Callable[[], T]) -> T:
     """What ``call`` gives, called by one process of each machine before the others, who find its files made."""
     if not _many():

@@ -81,12 +81,19 @@ def prepare(run: Path, config: RunConfig, resume: bool) -> None:
     sealed.write(run / "config.json", to_json(config))
 
 
-def discard(run: Path) -> None:
-    """Takes back what :func:`prepare` made, for a run that never began."""
-    for name in ("config.json", "train.log", "metrics.jsonl"):
-        (run / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # something else lies there
-        run.rmdir()
+@contextlib.contextmanager
+def starting(run: Path) -> Iterator[None]:
+    """Takes back what :func:`prepare` made where the block fails before it saves what was learned.
+
+    Or the same command, mended, would find a run there. With one that was stopped ``--resume`` goes on.
+    """
+    try:
+        yield
+    except Exception:
+        if ranks.first() and not (run / "checkpoints").exists():
+            for name in ("config.json", "train.log", "metrics.jsonl"):
+                (run / name).unlink(missing_ok=True)
+        raise
 
 
 def read_config(run: str | Path) -> RunConfig:

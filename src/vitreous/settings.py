@@ -1,7 +1,8 @@
 """A file of settings for ``train``: YAML or JSON, nested or by path, checked before any work starts.
 
 The keys are those of a run's ``config.json`` and of ``--set``, so a run's own ``config.json`` is such a file. What is
-given on the command line comes first: an option overrules the settings that it decides, ``--set`` every one.
+given on the command line comes first: an option overrules the settings that it decides, ``--set`` every one. Where an
+option makes another recipe of a file's, the rest of the recipe is the file's own: its size, stem and picture sizes.
 
 Not here: the settings themselves (config.py), what is chosen where nothing is given (recipes.py).
 """
@@ -20,21 +21,16 @@ from typing import Any
 import yaml
 
 from vitreous.config import FORMAT, RunConfig, convert, nearest
-from vitreous.models import FAMILIES
+from vitreous.models import FAMILIES, ModelConfig
+from vitreous.recipes import growing, model_for
+from vitreous.vit import PRESETS, ViTConfig
 
 LIMITS = ("budget", "epochs", "steps")
 FROM_DATA = ("data.source", "model.classes", "model.channels")
 """Settings that DATA decides, whatever a file says."""
 BESIDE = {
     "size": ("model.width", "model.depth", "model.heads", "model.mlp_ratio", "model.widths"),
-    "stem": (
-        "model.stem",
-        "model.stem_depth",
-        "model.stem_early",
-        "model.depth",
-        "model.mlp_ratio",
-        "phases",
-    ),
+    "stem": ("model.stem", "model.stem_depth", "model.stem_early", "model.stem_norm"),
     "any_size": ("sizes", "phases", "model.stem_norm"),
     "freeze": ("optim.freeze",),
     "probe": ("probe", "optim.freeze", "augment.flip", "augment.shift"),
@@ -66,8 +62,9 @@ def combine(options: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[dict
     ``options`` are named as in :class:`vitreous.recipes.Wish`, None where nothing was given.
     """
     options, left = dict(options), {name: value for name, value in values.items() if name not in FROM_DATA}
-    if any(options[name] is not None for name in RENAMING):
-        left.pop("recipe", None)
+    renamed = any(options[name] is not None for name in RENAMING)
+    overruled = {path for option, paths in BESIDE.items() if options[option] is not None for path in paths}
+    overruled |= {"recipe"} if renamed else set()
     limits = {name: left.pop(name, None) for name in LIMITS}
     if all(options[name] is None for name in LIMITS):
         options |= limits
@@ -75,18 +72,52 @@ def combine(options: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[dict
     if (family and options["model"] not in (None, family)) or options[
         "weights"
     ] is not None:  # the rest is about another model
-        left = {name: value for name, value in left.items() if not name.startswith("model.")}
+        left = {name: value for name, value in left.items() if not name.startswith(("model.", "recipe"))}
     for name in ("seed", "device", "weights"):
         value = left.pop(name, None)
         options[name] = value if options[name] is None else options[name]
     if not options["weights"]:
         options["model"] = options["model"] or family
-    overruled = {path for option, paths in BESIDE.items() if options[option] is not None for path in paths}
+    if renamed and not options["weights"]:  # the rest of the new recipe is that of the file's
+        size = _size(options["model"] or "vit", left)
+        if size and options["stem"] is not None:
+            overruled |= _by_stem(size, left)
+        own = {"size": size, "stem": left.get("model.stem"), "any_size": bool(left.get("sizes")) or None}
+        options |= {name: value for name, value in own.items() if options[name] is None}
     return options, {
         path: value if isinstance(value, str) else json.dumps(value)
         for path, value in left.items()
         if path not in overruled
     }
+
+
+def _size(family: str, values: Mapping[str, Any]) -> str | None:
+    """The size that has the width and heads of a file's model, a CNN's widths; else the one that its recipe names."""
+    for size in PRESETS:
+        model = _model(family, size, None, values)
+        if isinstance(model, ViTConfig):
+            dial: dict[str, Any] = {"model.width": model.width, "model.heads": model.heads}
+        else:
+            dial = {"model.widths": list(model.widths)}
+        if dial.items() <= values.items():
+            return size
+    named = values.get("recipe", "").partition("-")[0]
+    return named if named in PRESETS else None
+
+
+def _by_stem(size: str, values: Mapping[str, Any]) -> set[str]:
+    """What a file has of the recipe of its size and stem, so that another stem decides it anew; the rest is by hand."""
+    model = _model("vit", size, values.get("model.stem"), values)
+    assert isinstance(model, ViTConfig)
+    phases = [dataclasses.asdict(phase) for phase in growing(model)]
+    given = {"model.depth": model.depth, "model.mlp_ratio": model.mlp_ratio, "phases": phases}
+    return {path for path, value in given.items() if values.get(path) == value}
+
+
+def _model(family: str, size: str, stem: str | None, values: Mapping[str, Any]) -> ModelConfig:
+    """A recipe's model for pictures as a file has them; channels and classes make no difference here."""
+    side = values.get("model.image_size", ViTConfig.image_size)
+    return model_for(family, size, stem, max(1, side), ViTConfig.channels, ViTConfig.classes)
 
 
 class _Loader(yaml.SafeLoader):

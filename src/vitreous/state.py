@@ -34,7 +34,7 @@ LOG_STEPS = 20
 
 
 class Diverged(ValueError):
-    """The loss, or a weight, is no longer a number. The last checkpoint is sound."""
+    """The loss, or a weight, is no longer a number. Checkpoints hold numbers alone."""
 
 
 class Run:
@@ -73,8 +73,12 @@ class Run:
         self.forward = torch.compile(spread, dynamic=False) if config.compile else spread
         self.optimizers = build_optimizers(self.model, config.optim)
         self.pictures = origin.pictures(self.images)
-        if differing := origin.differing(ranks.from_first(lambda: self.pictures), self.pictures):
-            raise ValueError(f"process {ranks.rank()} has read other pictures than the first: {'; '.join(differing)}")
+        unlike = origin.differing(ranks.from_first(lambda: self.pictures), self.pictures)
+        for number, differing in enumerate(ranks.each(unlike)):
+            if differing:
+                raise ValueError(f"process {number} has read other pictures than the first: {'; '.join(differing)}")
+        self.saved = past is not None
+        """Whether there is a checkpoint of this run."""
         self.step = 0
         self.accuracy: float | None = None
         """Of the present weights on validation pictures, where that was measured."""
@@ -103,6 +107,7 @@ class Run:
             "parameters": count_parameters(self.model),
             "precision": self.plan.precision,
             "attention": self.plan.attention,
+            "device": self.plan.device.type,
             "vitreous": vitreous.__version__,
             **hardware(),
         }
@@ -133,7 +138,8 @@ class Run:
             elif ranks.first():
                 self.saver.begin(self.step, tensors, facts)
         except checkpoint.NotFinite as problem:
-            raise Diverged(f"after step {self.step} {problem}.\n{self._cure()}") from None
+            raise Diverged(f"after step {self.step} {problem}; {self._cure()}") from None
+        self.saved = True
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Goes back to what a checkpoint holds. Raises ValueError where it is of another architecture."""
@@ -188,12 +194,14 @@ class Run:
         optim = self.config.optim
         return Diverged(
             f"the loss became {value} at step {self.step}, with rates {optim.lr * factor:.2g} and "
-            f"{optim.muon_lr * factor:.2g} and pictures {', '.join(ids)}, ...; nothing of it was saved.\n{self._cure()}"
+            f"{optim.muon_lr * factor:.2g} and pictures {', '.join(ids)}, ...; {self._cure()}"
         )
 
     def _cure(self) -> str:
         optim = self.config.optim
-        return f"Try lower rates: --set optim.lr={optim.lr / 3:.1g} --set optim.muon_lr={optim.muon_lr / 3:.1g}"
+        kept, where = ("what was saved before stays", " and another --out") if self.saved else ("nothing was saved", "")
+        rates = f"--set optim.lr={optim.lr / 3:.1g} --set optim.muon_lr={optim.muon_lr / 3:.1g}"
+        return f"{kept}.\nTry lower rates{where}: {rates}"
 
 
 def check(config: RunConfig, data: DataSet) -> tuple[Images, Images]:

@@ -28,7 +28,7 @@ from vitreous.config import RunConfig
 from vitreous.data import DataSet
 from vitreous.looks import Stopped, final_seconds, measure, some
 from vitreous.pace import Pace, candidates
-from vitreous.runs import Journal, claim, discard, prepare
+from vitreous.runs import Journal, claim, prepare, starting
 from vitreous.saving import newest
 from vitreous.state import LOG_STEPS, Run, check
 
@@ -97,9 +97,17 @@ def train(
     OSError where ``out`` cannot be written.
     """
     started = time.monotonic() if started is None else started
-    with claim(Path(out)):
-        tell = watch if watch and ranks.first() else (lambda progress: None)
-        return _train(config, Path(out), data, resume, tell, started, notes, weights)
+    folder, tell = Path(out), watch if watch and ranks.first() else (lambda progress: None)
+    with claim(folder):
+        if not resume:
+            check(config, data)
+        ranks.from_first(lambda: prepare(folder, config, resume))
+        if not (folder / "config.json").exists():
+            raise ValueError(
+                f"process {ranks.rank()} cannot see {folder}: choose an --out on a disk that all machines share"
+            )
+        with contextlib.nullcontext() if resume else starting(folder):
+            return _train(config, folder, data, resume, tell, started, notes, weights)
 
 
 def _train(
@@ -112,13 +120,6 @@ def _train(
     notes: Sequence[str],
     weights: Callable[[], Mapping[str, Tensor]] | None,
 ) -> Result:
-    if not resume:
-        check(config, data)
-    ranks.from_first(lambda: prepare(folder, config, resume))
-    if not (folder / "config.json").exists():
-        raise ValueError(
-            f"process {ranks.rank()} cannot see {folder}: choose an --out on a disk that all machines share"
-        )
     journal = Journal(folder)
 
     def note(phase: str, sentence: str) -> None:
@@ -128,16 +129,11 @@ def _train(
     for sentence in notes:
         note("scan", sentence)
     past = ranks.from_first(lambda: newest(folder, data, lambda said: note("scan", said))) if resume else None
-    try:
-        run = Run(config, folder, data, started, past[1] if past else None)
-        if past:
-            run.restore(*past)
-        elif weights:
-            run.start_from(weights())
-    except BaseException:
-        if not resume and ranks.first():  # or the same command, mended, would find a run there
-            discard(folder)
-        raise
+    run = Run(config, folder, data, started, past[1] if past else None)
+    if past:
+        run.restore(*past)
+    elif weights:
+        run.start_from(weights())
     clock, batches = run.clock, run.batches
     note("probe", run.plan.note)
     if resume:
@@ -148,12 +144,7 @@ def _train(
     glance = run.validation.select(some(len(run.validation), clock, config.evaluations))
     if not past:
         clock.begun = clock.elapsed()
-        try:
-            ranks.from_first(clock.check)
-        except ValueError:
-            if ranks.first():
-                discard(folder)
-            raise
+        ranks.from_first(clock.check)
     if config.budget and reserve > DEAR * config.budget:
         note(
             "probe",

@@ -18,7 +18,7 @@ from vitreous.evaluate import Evaluation, evaluate, weights_name
 from vitreous.runs import read_config
 
 ELSEWHERE = 1e-3
-"""By how much a share of right answers may differ on another processor or torch; on the same ones by nothing."""
+"""By how much a share of right answers may differ after another processor, torch or a GPU; else by nothing."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def verify_run(run: Path, data_root: Path | None = None) -> Verified:
         splits=wanted,
         images=Path(config.data.images) if config.data.images else None,
     )
-    same = not elsewhere and "gpu" not in model.provenance  # a GPU stated what is found out here on the processor
+    stated_on = model.provenance.get("device", "gpu" if "gpu" in model.provenance else "cpu")
+    same = not elsewhere and stated_on == "cpu"  # where it is found out now
     findings = [*files, _pictures(model, data), _validation(model, data, same)]
     if evaluated.is_file():
         findings.append(_tested(run, model, data, same))
