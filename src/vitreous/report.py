@@ -175,9 +175,8 @@ def _mistakes(seen: _Seen, method: str) -> list[dict[str, str]]:
 
 
 def _bytes(maps: Tensor) -> str:
-    """Maps (..., R, K) as text, a byte a patch: multiples of an even share up to HOTTEST."""
-    even = maps.numpy() * maps.shape[-1] * maps.shape[-2]
-    return base64.b64encode((even / HOTTEST * 255).round().clip(0, 255).astype(np.uint8).tobytes()).decode()
+    """Maps (..., R, K) as text, a byte a patch: 255 for 1 and above."""
+    return base64.b64encode((maps.numpy() * 255).round().clip(0, 255).astype(np.uint8).tobytes()).decode()
 
 
 def _gallery(seen: _Seen, verdicts: dict[str, Any]) -> dict[str, Any]:
@@ -192,15 +191,14 @@ def _gallery(seen: _Seen, verdicts: dict[str, Any]) -> dict[str, Any]:
             "sentence": explained(name, classifier.config),
             "verdict": "not checked" if verdict is None else verdict["words"],
             "faithful": None if verdict is None else verdict["faithful"],
-            "maps": _bytes(as_shares(maps)),
+            "maps": _bytes(as_shares(maps) * maps[0].numel() / HOTTEST),
             "grid": list(maps.shape[1:]),
         }
         if way.layered is not None:
             layered = way.layered(classifier.model, classifier.prepare(some.pixels[:]), target).clamp(min=0)
-            shares = as_shares(layered.flatten(0, 2)).view(layered.shape)
-            weights = [float(f"{weight:.4g}") for weight in layered.sum(dim=(3, 4)).flatten().tolist()]
-            entry |= {"layered": _bytes(shares), "layers": layered.shape[1], "heads": layered.shape[2]}
-            entry["weights"] = weights  # a mean over heads is one of maps as they were before they became shares
+            most = layered.amax(dim=(3, 4), keepdim=True)  # for the page: a mean over heads is one of raw maps
+            entry |= {"layered": _bytes(layered / most.clamp(min=1e-30)), "layers": layered.shape[1]}
+            entry |= {"heads": layered.shape[2], "weights": [float(f"{each:.4g}") for each in most.flatten().tolist()]}
         methods[name] = entry
     labels = some.labels.tolist()
     return {
