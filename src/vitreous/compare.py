@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitreous import sealed
 from vitreous.classifier import Classifier
 from vitreous.data import Images, load
 from vitreous.evaluate import run_images, wilson
@@ -108,10 +109,9 @@ def compare_runs(
     _draw(names, sides, np.sort(shown) if len(shown) else np.arange(min(n, len(labels))), picture)
     values |= {"sentences": said, "picture": str(picture)}
     page = out / "compare.html"
-    page.write_text(
-        render("duel.html", title=f"{names[0]} and {names[1]}", values=values, picture=embedded(picture), split=split)
-    )
-    (out / "compare.json").write_text(json.dumps(values, indent=2, ensure_ascii=False))
+    title = f"{names[0]} and {names[1]}"
+    sealed.write(page, render("duel.html", title=title, values=values, picture=embedded(picture), split=split))
+    sealed.write(out / "compare.json", json.dumps(values, indent=2, ensure_ascii=False))
     return Duel(picture, page, tuple(said), values)
 
 

@@ -210,7 +210,7 @@ def as_shares(maps: Tensor) -> Tensor:
 def stored_verdicts(run: Path) -> dict[str, Any]:
     """What ``vitreous heatmap --check`` found for the weights that a run has now; empty where it was not asked."""
     try:
-        values = json.loads((run / VERDICTS).read_text())
+        values = json.loads((run / VERDICTS).read_text(encoding="utf-8"))
         return dict(values["methods"]) if values["weights"] == weights_name(run) else {}
     except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError):
         return {}

@@ -126,7 +126,7 @@ def _journal(run: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl that can be read."""
     lines = []
     path = run / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError:  # a line that a kill cut short
@@ -328,7 +328,7 @@ def report_run(run: Path, data_root: Path | None = None, out: Path | None = None
         found=found,
         test=stored_evaluation(run, "test"),
         config=config,
-        notes=log.read_text().splitlines() if log.is_file() else [],
+        notes=log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else [],
         accuracy_words=about_accuracy(found),
         learning_words=about_learning(lines),
         learning=charts.learning(lines) if lines else "",
@@ -347,7 +347,7 @@ def report_run(run: Path, data_root: Path | None = None, out: Path | None = None
         truth=_truth(verdicts),
         inside=_inside(seen),
         provenance=classifier.provenance,
-        settings=json.dumps(json.loads((run / "config.json").read_text()), indent=2),
+        settings=json.dumps(json.loads((run / "config.json").read_text(encoding="utf-8")), indent=2),
         version=vitreous.__version__,
     )
     path = out or run / "report.html"
