@@ -71,6 +71,12 @@ def test_pages_and_tables_are_utf8(folder: Path) -> None:
         assert " ± " in (folder / path).read_text(encoding="utf-8")
 
 
+def test_json_is_whole_where_standard_output_has_not_its_letters(folder: Path) -> None:
+    facts, code = told(folder, ["eval", "vit", "--split", "val", "--json"])
+    assert isinstance(facts, dict) and code is None
+    assert [each["class"] for each in facts["per_class"]] == list(NAMES)
+
+
 def test_classifiers_come_and_go_and_predictions_go_on(folder: Path) -> None:
     exports = [["export", "vit", "--to", kind, "--out", kind] for kind in ("hf", "timm")]
     predict = ["predict", "vit", "pets", "--out", "said.csv"]
