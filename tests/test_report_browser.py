@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from browsing import Browser, Page, Watched, chromium, contrast
@@ -120,6 +121,35 @@ def test_maps_of_another_grid_are_drawn_too(browser: Browser, tmp_path: Path) ->
     sizes.append(page.evaluate("one(maps.methods.occlusion, 11, 0, 0).length"))
     assert sizes == [9, 16]
     watched.close()
+
+
+def test_a_map_lies_on_the_pixels_of_its_patches(browser: Browser, tmp_path: Path) -> None:
+    config = CNNConfig("fastcnn", image_size=14, channels=1, widths=(8, 12))
+    tool = Classifier(CNN(config).eval(), config, DIGITS, (0.3,), (0.35,))
+    report = report_run(made(tmp_path / "cnn", tool, config))
+    watched = Watched(browser)
+    page = watched.page((report.as_uri(), "data:"))
+    page.goto(report.as_uri())
+    page.wait_for_function("figures.every(({ picture }) => picture.complete && picture.naturalWidth)")
+    for method, side in (("grad-cam", 3), ("occlusion", 4)):
+        page.get_by_role("combobox", name="method").select_option(method)
+        cold, hot = (page.evaluate(HEATED, [method, value * (side + 1)]) for value in (0, 1))
+        warmth = np.abs(np.array(hot) - np.array(cold)).reshape(192, 192)
+        rows, columns = np.nonzero(warmth > warmth.max() / 2)
+        middle = 6 / 14 * 192  # of the second patch, 4 pixels wide
+        np.testing.assert_allclose((rows.mean() + 0.5, columns.mean() + 0.5), middle, atol=3)
+    watched.close()
+
+
+HEATED = """([method, cell]) => {
+  const way = maps.methods[method];
+  way.maps.fill(0);
+  if (cell) way.maps[cell] = 255;
+  paint();
+  const data = document.querySelector("#gallery canvas").getContext("2d").getImageData(0, 0, 192, 192).data;
+  return [...data].filter((_, i) => i % 4 === 0);
+}"""
+"""How red the first map is drawn where one cell is hot, or none."""
 
 
 def test_a_cell_of_the_confusion_matrix_tells_its_numbers(opened: Any) -> None:

@@ -236,7 +236,7 @@ def _draw(names: tuple[str, str], sides: list[_Side], chosen: np.ndarray, path: 
         for cell, name, side, own in zip(row[1:], names, sides, maps, strict=True):
             heat = own[number] / max(float(own[number].mean()), 1e-12)  # 1 is an even share
             scale = (min(float(heat.min()), 0.5), max(float(heat.max()), 1.5))
-            cell.imshow(overlay(side.images.pixels[i], heat, scale))
+            cell.imshow(overlay(side.images.pixels[i], heat, scale, side.classifier.config.patch_size))
             mark, colour = ("✓", RIGHT) if side.guess[i] == labels[i] else ("✗", WRONG)
             words = f"{shorten(name, 16)}\n{mark} {shorten(classes[side.guess[i]], 12)} {side.sure[i]:.0%}"
             words += "\nmap not faithful" if side.doubt else ""

@@ -372,6 +372,7 @@ def heatmap_run(
             source=names[i],
             pixels=pixels[i],
             map=shares[i].numpy(),
+            patch=classifier.config.patch_size,
             true=None if truth is None else classifier.classes[truth[i]],
             predicted=classifier.classes[guess[i]],
             probability=float(sure[i]),

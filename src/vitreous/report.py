@@ -162,7 +162,7 @@ def _mistakes(seen: _Seen, method: str) -> list[dict[str, str]]:
     return [
         {
             "picture": charts.data_uri(upright(pixels), charts.LARGEST),
-            "heat": charts.data_uri(overlay(pixels, own, scale), charts.LARGEST),
+            "heat": charts.data_uri(overlay(pixels, own, scale, seen.classifier.config.patch_size), charts.LARGEST),
             "true": seen.classifier.classes[label],
             "said": seen.classifier.classes[seen.guess[i]],
             "sure": f"{seen.sure[i]:.0%}",
@@ -203,6 +203,7 @@ def _gallery(seen: _Seen, verdicts: dict[str, Any]) -> dict[str, Any]:
     labels = some.labels.tolist()
     return {
         "hottest": HOTTEST,
+        "across": classifier.size / classifier.config.patch_size,
         "methods": methods,
         "colours": _inferno(),
         "pictures": [
