@@ -32,13 +32,13 @@ def main() -> None:
     if not folders:
         sys.exit("no study: run the commands of docs/handout.md first, or name the folders they wrote")
     document = DOCS / "handout.md"
-    text = document.read_text()
+    text = document.read_text(encoding="utf-8")
     for folder in folders:
-        kind = json.loads((folder / "study.json").read_text())["study"]["kind"]
-        text = filled(text, kind, (folder / "table.md").read_text())
+        kind = json.loads((folder / "study.json").read_text(encoding="utf-8"))["study"]["kind"]
+        text = filled(text, kind, (folder / "table.md").read_text(encoding="utf-8"))
         shutil.copyfile(folder / "figure.png", DOCS / "images" / f"study-{kind}.png")
         print(f"{folder} -> the {kind} study of {document.name}")
-    document.write_text(text)
+    document.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

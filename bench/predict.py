@@ -51,7 +51,7 @@ def vitreous(paths: list[str], out: Path) -> Callable[[], int]:
 
     ready = classifier()
     listing = out / "paths.txt"
-    listing.write_text("\n".join(paths))
+    listing.write_text("\n".join(paths), encoding="utf-8")
     return lambda: predict_files(ready, [str(listing)], out / "predictions.parquet").n
 
 

@@ -212,14 +212,14 @@ def main() -> None:
         for number in range(len(POINTS)):
             command = [sys.executable, __file__, "one", str(number)]
             line = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            with asked.rows.open("a") as file:
+            with asked.rows.open("a", encoding="utf-8") as file:
                 file.write(line)
             print(line.strip(), file=sys.stderr, flush=True)
         return
     if asked.action == "paper":
         print(paper())
         return
-    rows = [json.loads(line) for line in asked.rows.read_text().splitlines()]
+    rows = [json.loads(line) for line in asked.rows.read_text(encoding="utf-8").splitlines()]
     if asked.action == "table":
         print(table(rows))
     else:

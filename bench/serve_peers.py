@@ -42,7 +42,7 @@ def timm_answers(folder: Path) -> Callable[[Any], Ranked]:
     import timm
     import torch
 
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     model = timm.create_model(
         config["architecture"],
         checkpoint_path=folder / "model.safetensors",

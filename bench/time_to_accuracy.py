@@ -46,8 +46,8 @@ def one(data: str, budget: str, seed: int, extra: list[str], data_root: str | No
         seconds = time.monotonic() - start
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
         tested = vitreous(["eval", run, "--json", *root])
-        config = json.loads(Path(run, "config.json").read_text())
-        card = json.loads(Path(run, "classifier", "config.json").read_text())["provenance"]
+        config = json.loads(Path(run, "config.json").read_text(encoding="utf-8"))
+        card = json.loads(Path(run, "classifier", "config.json").read_text(encoding="utf-8"))["provenance"]
     return {
         "command": "vitreous " + " ".join(options),
         "data": tested["dataset"],
@@ -82,7 +82,7 @@ def vitreous(arguments: list[str]) -> dict[str, Any]:
 def rows(path: Path) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
     """All rows by (data, recipe, budget)."""
     grouped: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         grouped[row["data"], row["recipe"], row["budget"]].append(row)
     return grouped
@@ -161,7 +161,7 @@ def main() -> None:
         for seed in asked.seeds:  # seeds outside, so that a slow hour of the machine hits every budget
             for budget in asked.budgets:
                 row = one(asked.data, budget, seed, asked.extra, asked.data_root)
-                with asked.rows.open("a") as file:
+                with asked.rows.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
                 print(f"{row['command']}: {row['val_accuracy']:.4f} val, {row['test_accuracy']:.4f} test", flush=True)
 

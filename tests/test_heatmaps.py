@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vitreous.classifier import Classifier
+from vitreous.cnn import CNNConfig
 from vitreous.config import DataConfig, RunConfig
 from vitreous.data import load
 from vitreous.heatmaps import (
@@ -345,16 +346,40 @@ def test_the_overlay_is_hottest_in_the_middle_of_the_peak(grid: tuple[int, int],
     for k in range(rows * columns):
         heat = np.zeros(grid, dtype=np.float32)
         heat.flat[k] = 1.0
-        drawn = overlay(pixels, heat, (0.0, 2.0)).sum(axis=-1)
+        drawn = overlay(pixels, heat, (0.0, 2.0), 4).sum(axis=-1)
         place = np.argwhere(drawn == drawn.max()).mean(axis=0) + 0.5
         scale = np.array(drawn.shape) / np.array(grid)
         assert tuple((place // scale).astype(int)) == divmod(k, columns)
 
 
+@pytest.mark.parametrize("side", [3, 4])
+def test_a_map_lies_on_the_pixels_of_its_patches_where_they_do_not_fill_the_picture(side: int) -> None:
+    heat = np.zeros((side, side), dtype=np.float32)
+    heat[1, 1] = 1.0
+    black = torch.zeros(1, 28, 28, dtype=torch.uint8)
+    warm = overlay(black, heat, (0.0, 2.0), 8).sum(axis=-1)
+    assert warm.shape == (252, 252)
+    place = np.argwhere(warm == warm.max()).mean(axis=0) + 0.5
+    np.testing.assert_allclose(place, 12 * 9, atol=1)  # patches of 8 pixels, of which 1 is drawn as 9
+    heat[1, 1], heat[2, 2] = 0.0, 1.0
+    warm = overlay(black, heat, (0.0, 2.0), 8).sum(axis=-1)
+    if side == 3:  # what no patch reaches is as the border beside it
+        assert (warm[:, 24 * 9 :] == warm[:, [24 * 9 - 1]]).all() and (warm[24 * 9 :] == warm[24 * 9 - 1]).all()
+
+
+def test_the_gallery_of_a_cnn_knows_how_large_its_patches_are(tmp_path: Path) -> None:
+    config = CNNConfig("fastcnn", image_size=14, channels=1, widths=(8, 12))
+    tool = Classifier(build_model(config).eval(), config, tuple(map(str, range(10))), (0.3,), (0.35,))
+    prepare(tmp_path, RunConfig(data=DataConfig("digits"), model=config, steps=1), resume=False)
+    tool.save(tmp_path / "classifier")
+    found = heatmap_run(tmp_path, n=2, asked=Asked("grad-cam"))
+    assert {(row.map.shape, row.patch) for row in found.rows} == {((3, 3), 4)}
+
+
 def panel(true: str | None = "cat", shape: tuple[int, int, int] = (3, 16, 16)) -> Panel:
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
     heat = np.random.default_rng(0).random((4, 4), dtype=np.float32)
-    return Panel("made", pixels, heat / heat.sum(), true, "a very long class name $x", 0.5)
+    return Panel("made", pixels, heat / heat.sum(), shape[1] // 4, true, "a very long class name $x", 0.5)
 
 
 @pytest.mark.parametrize("count", [1, 4, 10, 13])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from browsing import Browser, Page, Watched, chromium, contrast
@@ -19,6 +20,7 @@ from vitreous.evaluate import run_images
 from vitreous.faithfulness import check_run
 from vitreous.heatmaps import as_shares, heat
 from vitreous.report import HOTTEST, report_run
+from vitreous.vit import ViTConfig
 
 
 @pytest.fixture(scope="module")
@@ -78,17 +80,33 @@ def test_sliders_go_through_layers_and_heads_and_methods_say_what_was_found(open
 
 
 @pytest.mark.parametrize("method", ["attention", "attention-gradient"])
-def test_a_mean_over_heads_or_layers_is_that_of_the_heatmap_command(method: str, opened: Any, report: Path) -> None:
+@pytest.mark.parametrize("sharp", [False, True])
+def test_a_mean_over_heads_or_layers_is_that_of_the_heatmap_command(
+    sharp: bool, method: str, browser: Browser, report: Path, tmp_path: Path
+) -> None:
+    if sharp:  # the first head of each layer looks at one patch or two
+        tool = Classifier.load(report.parent)
+        assert isinstance(tool.config, ViTConfig)
+        with torch.no_grad():
+            for block in tool.model.blocks:
+                block.attn.qkv.weight[: tool.config.width // tool.config.heads] *= 32
+        report = report_run(made(tmp_path / "sharp", tool, tool.config))
     classifier, images, _ = run_images(report.parent, "val")
     some = images.pixels[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:12]]
-    page = opened()
-    for layer, head in ((0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (3, 2)):  # in layer 2 nothing speaks for the class
+    watched = Watched(browser)
+    page = watched.page((report.as_uri(), "data:"))
+    page.goto(report.as_uri())
+    for layer, head in ((0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (1, 1), (3, 2)):
         shown = page.evaluate(f"figures.map((_, i) => [...one(maps.methods['{method}'], i, {layer}, {head})])")
-        expected = 16 * as_shares(heat(classifier, some, method, None, layer or None, head or None)).flatten(1)
-        within = expected.amax(dim=1) < HOTTEST / 2  # nothing of it was cut off at the hottest
-        assert within.sum() > 3
+        maps = heat(classifier, some, method, None, layer or None, head or None)
+        expected = 16 * as_shares(maps).flatten(1)
+        if (layer, head) == (1, 1):
+            assert (expected > HOTTEST).any() == sharp
+        if (method, layer, sharp) == ("attention-gradient", 2, False):
+            assert not maps.any()  # nothing speaks for the class
         found = torch.tensor(shown, dtype=torch.float32)
-        torch.testing.assert_close(found[within], expected[within], rtol=0, atol=0.05)
+        torch.testing.assert_close(found, expected.clamp(max=HOTTEST), rtol=0, atol=0.05)
+    watched.close()
 
 
 def test_maps_of_another_grid_are_drawn_too(browser: Browser, tmp_path: Path) -> None:
@@ -103,6 +121,35 @@ def test_maps_of_another_grid_are_drawn_too(browser: Browser, tmp_path: Path) ->
     sizes.append(page.evaluate("one(maps.methods.occlusion, 11, 0, 0).length"))
     assert sizes == [9, 16]
     watched.close()
+
+
+def test_a_map_lies_on_the_pixels_of_its_patches(browser: Browser, tmp_path: Path) -> None:
+    config = CNNConfig("fastcnn", image_size=14, channels=1, widths=(8, 12))
+    tool = Classifier(CNN(config).eval(), config, DIGITS, (0.3,), (0.35,))
+    report = report_run(made(tmp_path / "cnn", tool, config))
+    watched = Watched(browser)
+    page = watched.page((report.as_uri(), "data:"))
+    page.goto(report.as_uri())
+    page.wait_for_function("figures.every(({ picture }) => picture.complete && picture.naturalWidth)")
+    for method, side in (("grad-cam", 3), ("occlusion", 4)):
+        page.get_by_role("combobox", name="method").select_option(method)
+        cold, hot = (page.evaluate(HEATED, [method, value * (side + 1)]) for value in (0, 1))
+        warmth = np.abs(np.array(hot) - np.array(cold)).reshape(192, 192)
+        rows, columns = np.nonzero(warmth > warmth.max() / 2)
+        middle = 6 / 14 * 192  # of the second patch, 4 pixels wide
+        np.testing.assert_allclose((rows.mean() + 0.5, columns.mean() + 0.5), middle, atol=3)
+    watched.close()
+
+
+HEATED = """([method, cell]) => {
+  const way = maps.methods[method];
+  way.maps.fill(0);
+  if (cell) way.maps[cell] = 255;
+  paint();
+  const data = document.querySelector("#gallery canvas").getContext("2d").getImageData(0, 0, 192, 192).data;
+  return [...data].filter((_, i) => i % 4 === 0);
+}"""
+"""How red the first map is drawn where one cell is hot, or none."""
 
 
 def test_a_cell_of_the_confusion_matrix_tells_its_numbers(opened: Any) -> None:

@@ -9,9 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from browsing import LIVE, SLOW_WEBCAM, Browser, Page, Watched, chromium, contrast, photographs
 from serving import HOSTILE, Client, digits_run, make_run, picture, serving
+
+from vitreous.classifier import Classifier
+from vitreous.cnn import CNN, CNNConfig
 
 pytest.importorskip("fastapi", reason="needs the serve extra: pip install 'vitreous[serve]'")
 
@@ -211,6 +215,38 @@ def test_every_method_can_be_chosen(one: Client, opened: Any) -> None:
     page.get_by_label("Method").select_option("occlusion")
     page.get_by_role("combobox", name="Class", exact=True).select_option("7")
     assert said(page)["runs"][0]["target"] == "7"
+
+
+def test_a_map_lies_on_the_pixels_of_its_patches(opened: Any, tmp_path: Path) -> None:
+    config = CNNConfig("fastcnn", image_size=14, channels=1, widths=(8, 12))
+    Classifier(CNN(config).eval(), config, tuple("0123456789"), (0.3,), (0.35,)).save(tmp_path / "cnn")
+    with serving(tmp_path / "cnn", deadline=60.0) as client:
+        assert client.get("/v1/model").json["runs"][0]["patch_size"] == 4
+        page = opened(client)
+
+        def with_one_hot(route: Any) -> None:
+            answer = route.fetch()
+            found = answer.json()
+            rows, columns = found["grid"]
+            found["map"] = [[float((row, column) == (1, 1)) for column in range(columns)] for row in range(rows)]
+            route.fulfill(response=answer, json=found)
+
+        page.route("**/v1/heatmap*", with_one_hot)
+        page.evaluate(DROP, ["drop", base64.b64encode(picture()).decode()])
+        for method in ("grad-cam", "occlusion"):
+            page.get_by_label("Method").select_option(method)
+            answered(page)
+            assert said(page)["runs"][0]["method"] == method
+            drawn = page.locator(".stage .heat").evaluate(RED)
+            rows, columns = np.nonzero(np.array(drawn).reshape(512, 512) > 128)
+            middle = 6 / 14 * 512  # of the second patch, 4 pixels wide
+            np.testing.assert_allclose((rows.mean() + 0.5, columns.mean() + 0.5), middle, atol=6)
+
+
+RED = """(canvas) => {
+  const data = canvas.getContext("2d").getImageData(0, 0, 512, 512).data;
+  return [...data].filter((_, i) => i % 4 === 0);
+}"""
 
 
 def test_hovering_shows_what_a_patch_attends_to_and_leaving_ends_it(one: Client, opened: Any) -> None:

@@ -133,7 +133,7 @@ def _folder(run: Path, step: int) -> Path:
 
 
 def _write_state(folder: Path, step: int, state: Mapping[str, Any]) -> None:
-    (folder / STATE).write_text(json.dumps({"step": step, **state}, indent=1))
+    (folder / STATE).write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
 
 
 def _problem(folder: Path) -> str | None:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitreous import sealed
 from vitreous.classifier import Classifier
 from vitreous.data import Images, load
 from vitreous.evaluate import run_images, wilson
@@ -108,10 +109,9 @@ def compare_runs(
     _draw(names, sides, np.sort(shown) if len(shown) else np.arange(min(n, len(labels))), picture)
     values |= {"sentences": said, "picture": str(picture)}
     page = out / "compare.html"
-    page.write_text(
-        render("duel.html", title=f"{names[0]} and {names[1]}", values=values, picture=embedded(picture), split=split)
-    )
-    (out / "compare.json").write_text(json.dumps(values, indent=2, ensure_ascii=False))
+    title = f"{names[0]} and {names[1]}"
+    sealed.write(page, render("duel.html", title=title, values=values, picture=embedded(picture), split=split))
+    sealed.write(out / "compare.json", json.dumps(values, indent=2, ensure_ascii=False))
     return Duel(picture, page, tuple(said), values)
 
 
@@ -236,7 +236,7 @@ def _draw(names: tuple[str, str], sides: list[_Side], chosen: np.ndarray, path: 
         for cell, name, side, own in zip(row[1:], names, sides, maps, strict=True):
             heat = own[number] / max(float(own[number].mean()), 1e-12)  # 1 is an even share
             scale = (min(float(heat.min()), 0.5), max(float(heat.max()), 1.5))
-            cell.imshow(overlay(side.images.pixels[i], heat, scale))
+            cell.imshow(overlay(side.images.pixels[i], heat, scale, side.classifier.config.patch_size))
             mark, colour = ("✓", RIGHT) if side.guess[i] == labels[i] else ("✗", WRONG)
             words = f"{shorten(name, 16)}\n{mark} {shorten(classes[side.guess[i]], 12)} {side.sure[i]:.0%}"
             words += "\nmap not faithful" if side.doubt else ""

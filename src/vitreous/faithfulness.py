@@ -341,7 +341,7 @@ def _store(run: Path, method: str, verdict: Verdict) -> None:
     kept: dict[str, Any] = {}
     if path.is_file():
         try:
-            values = json.loads(path.read_text())
+            values = json.loads(path.read_text(encoding="utf-8"))
             kept = values["methods"] if values["weights"] == weights else {}
         except (KeyError, TypeError, ValueError):
             kept = {}

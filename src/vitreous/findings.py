@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vitreous import sealed
 from vitreous.pictures import FAINT, INK, blank, save
 from vitreous.studies import MANY, STUDY, WHAT, Study
 
@@ -182,7 +183,7 @@ def report(study: Study, lines: Sequence[dict[str, Any]], out: Path, command: st
 
     ``command`` is what makes it again; ``home`` the training size in pixels.
     """
-    kept = json.loads((out / STUDY).read_text())
+    kept = json.loads((out / STUDY).read_text(encoding="utf-8"))
     found = curves(study, lines)
     said = sentences(study, found, home)
     facts = {
@@ -207,7 +208,7 @@ def report(study: Study, lines: Sequence[dict[str, Any]], out: Path, command: st
         "page.html": _page(study, values, found, picture),
     }
     for name, text in paths.items():
-        (out / name).write_text(text)
+        sealed.write(out / name, text)
     return Report(out / "table.md", out / "table.json", picture, out / "page.html", tuple(said), values)
 
 

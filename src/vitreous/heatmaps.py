@@ -210,7 +210,7 @@ def as_shares(maps: Tensor) -> Tensor:
 def stored_verdicts(run: Path) -> dict[str, Any]:
     """What ``vitreous heatmap --check`` found for the weights that a run has now; empty where it was not asked."""
     try:
-        values = json.loads((run / VERDICTS).read_text())
+        values = json.loads((run / VERDICTS).read_text(encoding="utf-8"))
         return dict(values["methods"]) if values["weights"] == weights_name(run) else {}
     except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError):
         return {}
@@ -372,6 +372,7 @@ def heatmap_run(
             source=names[i],
             pixels=pixels[i],
             map=shares[i].numpy(),
+            patch=classifier.config.patch_size,
             true=None if truth is None else classifier.classes[truth[i]],
             predicted=classifier.classes[guess[i]],
             probability=float(sure[i]),

@@ -81,6 +81,8 @@ class Panel:
     """uint8 (C, H, W)."""
     map: np.ndarray
     """Raw shares, float32 (R, K)."""
+    patch: int
+    """Side in pixels of a patch of the map."""
     true: str | None
     predicted: str
     probability: float
@@ -100,18 +102,23 @@ def _enlarge(picture: np.ndarray) -> np.ndarray:
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def overlay(pixels: Tensor, heat: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
+def overlay(pixels: Tensor, heat: np.ndarray, scale: tuple[float, float], patch: int) -> np.ndarray:
     """A map over the grey picture: uint8 (C, H, W), (R, K) -> float (f*H, f*W, 3) in 0..1.
 
     The map is stretched bicubically, patch middles on patch middles; ``scale`` gives the heats of the coldest and the
-    hottest colour.
+    hottest colour, ``patch`` the side of a patch in pixels. A last patch that sticks out is cut off, and a border that
+    no patch reaches has the heat beside it.
     """
     from matplotlib import colormaps
 
     picture = _enlarge(upright(pixels)) / 255.0
     grey = picture @ np.array([0.299, 0.587, 0.114])  # ITU-R BT.601 luma
+    height, width = grey.shape
+    side = patch * height // pixels.shape[1]  # of a patch, as it is drawn
     field = torch.from_numpy(np.ascontiguousarray(heat, dtype=np.float32))[None, None]
-    field = F.interpolate(field, size=grey.shape, mode="bicubic", align_corners=False)[0, 0]
+    reach = (heat.shape[0] * side, heat.shape[1] * side)
+    field = F.interpolate(field, size=reach, mode="bicubic", align_corners=False)[..., :height, :width]
+    field = F.pad(field, (0, width - field.shape[3], 0, height - field.shape[2]), mode="replicate")[0, 0]
     warmth = ((field.numpy() - scale[0]) / (scale[1] - scale[0])).clip(0, 1)
     return 0.62 * colormaps["inferno"](warmth)[..., :3] + 0.38 * grey[..., None]
 
@@ -143,7 +150,7 @@ def gallery(panels: Sequence[Panel], path: Path, caption: str = "", of: str = "a
     for number, (panel, heat) in enumerate(zip(panels, heats, strict=True)):
         left = BETWEEN + (number % columns) * step
         bottom = height - TOP - (number // columns + 1) * (tall + TITLE)
-        pair = (_enlarge(upright(panel.pixels)), overlay(panel.pixels, heat, scale))
+        pair = (_enlarge(upright(panel.pixels)), overlay(panel.pixels, heat, scale, panel.patch))
         for i, picture in enumerate(pair):
             x = (left + i * (SIDE + SEAM)) / width
             axes = figure.add_axes((x, bottom / height, SIDE / width, tall / height))

@@ -188,7 +188,7 @@ def begin(parts: Path, out: Path, job: dict[str, Any]) -> int:
     """
     path = parts / "job.json"
     if path.exists():
-        begun = json.loads(path.read_text())
+        begun = json.loads(path.read_text(encoding="utf-8"))
         differing = [f"{name}: {begun[name]} -> {value}" for name, value in job.items() if begun[name] != value]
         if differing:
             raise ValueError(
@@ -197,7 +197,7 @@ def begin(parts: Path, out: Path, job: dict[str, Any]) -> int:
         return begun["pictures"]
     count = 0
     try:
-        with (parts / "pictures").open("w") as file:
+        with (parts / "pictures").open("w", encoding="utf-8") as file:
             for name in listed(job["sources"]):
                 file.write(json.dumps(name) + "\n")
                 count += 1
@@ -213,7 +213,7 @@ def fill(parts: Path, done: int, total: int, classifier: Classifier, job: dict[s
     """Writes the parts that are missing after the first ``done`` rows."""
     schema, pending, since, seen = schema_of(classifier, job), list[Answers](), time.monotonic(), done
     tell(seen, total)
-    with (parts / "pictures").open() as file:
+    with (parts / "pictures").open(encoding="utf-8") as file:
         names = (json.loads(line) for line in itertools.islice(file, done, None))
         with contextlib.closing(answers(classifier, names, top=job["top"], embed=job["embed"])) as batches:
             for each in batches:

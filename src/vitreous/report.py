@@ -126,7 +126,7 @@ def _journal(run: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl that can be read."""
     lines = []
     path = run / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError:  # a line that a kill cut short
@@ -162,7 +162,7 @@ def _mistakes(seen: _Seen, method: str) -> list[dict[str, str]]:
     return [
         {
             "picture": charts.data_uri(upright(pixels), charts.LARGEST),
-            "heat": charts.data_uri(overlay(pixels, own, scale), charts.LARGEST),
+            "heat": charts.data_uri(overlay(pixels, own, scale, seen.classifier.config.patch_size), charts.LARGEST),
             "true": seen.classifier.classes[label],
             "said": seen.classifier.classes[seen.guess[i]],
             "sure": f"{seen.sure[i]:.0%}",
@@ -175,9 +175,8 @@ def _mistakes(seen: _Seen, method: str) -> list[dict[str, str]]:
 
 
 def _bytes(maps: Tensor) -> str:
-    """Maps (..., R, K) as text, a byte a patch: multiples of an even share up to HOTTEST."""
-    even = maps.numpy() * maps.shape[-1] * maps.shape[-2]
-    return base64.b64encode((even / HOTTEST * 255).round().clip(0, 255).astype(np.uint8).tobytes()).decode()
+    """Maps (..., R, K) as text, a byte a patch: 255 for 1 and above."""
+    return base64.b64encode((maps.numpy() * 255).round().clip(0, 255).astype(np.uint8).tobytes()).decode()
 
 
 def _gallery(seen: _Seen, verdicts: dict[str, Any]) -> dict[str, Any]:
@@ -192,19 +191,19 @@ def _gallery(seen: _Seen, verdicts: dict[str, Any]) -> dict[str, Any]:
             "sentence": explained(name, classifier.config),
             "verdict": "not checked" if verdict is None else verdict["words"],
             "faithful": None if verdict is None else verdict["faithful"],
-            "maps": _bytes(as_shares(maps)),
+            "maps": _bytes(as_shares(maps) * maps[0].numel() / HOTTEST),
             "grid": list(maps.shape[1:]),
         }
         if way.layered is not None:
             layered = way.layered(classifier.model, classifier.prepare(some.pixels[:]), target).clamp(min=0)
-            shares = as_shares(layered.flatten(0, 2)).view(layered.shape)
-            weights = [float(f"{weight:.4g}") for weight in layered.sum(dim=(3, 4)).flatten().tolist()]
-            entry |= {"layered": _bytes(shares), "layers": layered.shape[1], "heads": layered.shape[2]}
-            entry["weights"] = weights  # a mean over heads is one of maps as they were before they became shares
+            most = layered.amax(dim=(3, 4), keepdim=True)  # for the page: a mean over heads is one of raw maps
+            entry |= {"layered": _bytes(layered / most.clamp(min=1e-30)), "layers": layered.shape[1]}
+            entry |= {"heads": layered.shape[2], "weights": [float(f"{each:.4g}") for each in most.flatten().tolist()]}
         methods[name] = entry
     labels = some.labels.tolist()
     return {
         "hottest": HOTTEST,
+        "across": classifier.size / classifier.config.patch_size,
         "methods": methods,
         "colours": _inferno(),
         "pictures": [
@@ -330,7 +329,7 @@ def report_run(run: Path, data_root: Path | None = None, out: Path | None = None
         found=found,
         test=stored_evaluation(run, "test"),
         config=config,
-        notes=log.read_text().splitlines() if log.is_file() else [],
+        notes=log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else [],
         accuracy_words=about_accuracy(found),
         learning_words=about_learning(lines),
         learning=charts.learning(lines) if lines else "",
@@ -349,7 +348,7 @@ def report_run(run: Path, data_root: Path | None = None, out: Path | None = None
         truth=_truth(verdicts),
         inside=_inside(seen),
         provenance=classifier.provenance,
-        settings=json.dumps(json.loads((run / "config.json").read_text()), indent=2),
+        settings=json.dumps(json.loads((run / "config.json").read_text(encoding="utf-8")), indent=2),
         version=vitreous.__version__,
     )
     path = out or run / "report.html"

@@ -38,7 +38,7 @@ def claim(run: Path) -> Iterator[None]:
     try:
         held = lock.acquire(blocking=False)
     except Timeout:
-        named = owner.read_text() if owner.is_file() else "another process"
+        named = owner.read_text(encoding="utf-8") if owner.is_file() else "another process"
         raise ValueError(
             f"{run} is being trained by {named}: wait for it or stop it, or choose another --out"
         ) from None
@@ -47,7 +47,7 @@ def claim(run: Path) -> Iterator[None]:
             yield
             return
         begun = datetime.now().astimezone().isoformat(" ", "seconds")
-        owner.write_text(f"process {os.getpid()} on {platform.node()}, since {begun}")
+        owner.write_text(f"process {os.getpid()} on {platform.node()}, since {begun}", encoding="utf-8")
         try:
             yield
         finally:
@@ -104,7 +104,7 @@ def read_config(run: str | Path) -> RunConfig:
     if path.with_name("model.safetensors").is_file():
         raise FileNotFoundError(f"{run} is a classifier and no run folder: name the folder that train wrote it into")
     try:
-        return from_json(path.read_text())
+        return from_json(path.read_text(encoding="utf-8"))
     except ValueError as problem:
         raise ValueError(f"{path}: {problem}") from None
 
@@ -153,7 +153,7 @@ class Journal:
         if not self.metrics.exists() or not ranks.first():
             return
         kept = []
-        for line in self.metrics.read_text().splitlines():
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
             try:
                 values = json.loads(line)
                 if values["step"] <= step and not values.get("final"):

@@ -140,7 +140,7 @@ def _seal(folder: Path, format: int) -> None:
     names = sorted(path.name for path in folder.iterdir() if path.name not in ("README.md", MANIFEST))
     files = {name: _fingerprint(folder / name) for name in names}
     manifest = {"format": format, "vitreous": vitreous.__version__, "files": files}
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "seal": _digest(manifest)}, indent=1))
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "seal": _digest(manifest)}, indent=1), encoding="utf-8")
 
 
 def _put(partial: Path, target: Path) -> None:

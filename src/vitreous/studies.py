@@ -261,7 +261,7 @@ def read_lines(out: Path) -> list[dict[str, Any]]:
     """What a study has measured so far; a line that a kill cut short is passed over."""
     found = []
     with contextlib.suppress(FileNotFoundError):
-        for line in (out / RESULTS).read_text().splitlines():
+        for line in (out / RESULTS).read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(json.JSONDecodeError):
                 found += json.loads(line)["points"]
     return found
@@ -279,7 +279,7 @@ def _claim(out: Path, study: Study, data: DataSet) -> None:
     facts = json.loads(json.dumps(facts))  # tuples as JSON has them
     path = out / STUDY
     if path.exists():
-        before = json.loads(path.read_text())["study"]
+        before = json.loads(path.read_text(encoding="utf-8"))["study"]
         differing = [key for key in facts if before.get(key) != facts[key]]
         if differing:
             changed = "; ".join(f"{key}: {before.get(key)} -> {facts[key]}" for key in differing)
@@ -288,7 +288,7 @@ def _claim(out: Path, study: Study, data: DataSet) -> None:
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty and holds no study: choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"study": facts, "hardware": hardware()}, indent=2))
+    path.write_text(json.dumps({"study": facts, "hardware": hardware()}, indent=2), encoding="utf-8")
 
 
 def _trained(cell: Cell, folder: Path, data: DataSet, watch: Watch | None) -> tuple[Classifier, dict[str, Any]]:

@@ -139,8 +139,8 @@ def explain(problem: ValueError | OSError) -> str:
 
 
 def emit(value: dict[str, Any]) -> None:
-    """One JSON object on a line of standard output."""
-    print(json.dumps(value, ensure_ascii=False))
+    """One JSON object on a line of standard output; letters are escaped where its encoding may lack them."""
+    print(json.dumps(value, ensure_ascii=sys.stdout.encoding.lower() not in ("utf-8", "utf8")))
 
 
 def seconds(text: str) -> float:

@@ -154,7 +154,8 @@ def compare(
         say=console.say,
         watching=console.TrainingDisplay,
     )
-    console.say(f"\n{found.table.read_text()}\npage    {found.page}\nfigure  {found.figure}\ntable   {found.table}")
+    table = found.table.read_text(encoding="utf-8")
+    console.say(f"\n{table}\npage    {found.page}\nfigure  {found.figure}\ntable   {found.table}")
     if as_json:
         emit(found.values)
 

@@ -96,8 +96,8 @@ def write_huggingface(classifier: Classifier, folder: Path) -> None:
         'processor = AutoImageProcessor.from_pretrained(".")'
     )
     _write(folder, for_huggingface(weights(classifier)), settings)
-    (folder / "preprocessor_config.json").write_text(json.dumps(pictures, indent=2))
-    (folder / "README.md").write_text(_card(classifier, "transformers", use))
+    (folder / "preprocessor_config.json").write_text(json.dumps(pictures, indent=2), encoding="utf-8")
+    (folder / "README.md").write_text(_card(classifier, "transformers", use), encoding="utf-8")
 
 
 def open_huggingface(folder: Path, classifier: Classifier) -> tuple[Answers, str]:
@@ -160,7 +160,7 @@ def write_timm(classifier: Classifier, folder: Path) -> None:
         f"    {told})"
     )
     _write(folder, weights(classifier), settings)
-    (folder / "README.md").write_text(_card(classifier, "timm", use))
+    (folder / "README.md").write_text(_card(classifier, "timm", use), encoding="utf-8")
 
 
 def open_timm(folder: Path, classifier: Classifier) -> tuple[Answers, str]:
@@ -198,7 +198,7 @@ def _answering(model: Any, classifier: Classifier) -> Answers:
 def _write(folder: Path, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
     folder.mkdir(parents=True)
     save_file({name: t.detach().contiguous() for name, t in tensors.items()}, folder / WEIGHTS, {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False))
+    (folder / "config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def _card(classifier: Classifier, library: str, use: str) -> str:

@@ -39,7 +39,7 @@ def cells(source: str) -> list[tuple[str, str]]:
 
 def jupyter(name: str) -> str:
     """The lesson ``name`` as the text of an .ipynb file. Raises ValueError for a lesson that is not there."""
-    found = [("code", INSTALL), *cells(notebook(name).read_text())]
+    found = [("code", INSTALL), *cells(notebook(name).read_text(encoding="utf-8"))]
     document = {
         "cells": [_cell(number, kind, text) for number, (kind, text) in enumerate(found)],
         "metadata": {
@@ -84,7 +84,7 @@ def main(folder: str) -> None:
     """Writes every lesson into ``folder``: ``python -m vitreous.lessons.jupyter docs/lessons``."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name in LESSONS:
-        (Path(folder) / f"{name}.ipynb").write_text(jupyter(name))
+        (Path(folder) / f"{name}.ipynb").write_text(jupyter(name), encoding="utf-8")
 
 
 if __name__ == "__main__":

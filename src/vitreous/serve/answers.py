@@ -49,6 +49,7 @@ class ModelFacts(BaseModel):
     classes: list[str]
     size: int = Field(description="Side in pixels to which pictures are brought.")
     channels: int
+    patch_size: int = Field(description="Side in pixels of a patch of a map; the first lies in the top left corner.")
     grid: list[int] | None
     layers: int
     heads: int

@@ -107,6 +107,7 @@ class Run:
             "classes": list(classifier.classes),
             "size": classifier.size,
             "channels": classifier.channels,
+            "patch_size": classifier.config.patch_size,
             "grid": list(vit.grid) if vit else None,
             "layers": vit.depth if vit else 0,
             "heads": vit.heads if vit else 0,

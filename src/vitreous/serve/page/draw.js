@@ -40,19 +40,25 @@ export function drawPicture(canvas, image) {
   context.drawImage(image, 0, 0, canvas.width, canvas.height);
 }
 
-export function drawHeat(canvas, heat, [low, high], chosen) {
-  const [rows, columns] = [heat.length, heat[0].length];
+// `across` is how many patches the picture is wide and high: a last patch that sticks out is cut off, and a border that
+// no patch reaches repeats the one beside it.
+export function drawHeat(canvas, heat, across, [low, high], chosen) {
+  const [rows, columns] = [heat, heat[0]].map((line) => Math.max(line.length, Math.ceil(across)));
   const small = new OffscreenCanvas(columns, rows);
   const pixels = new ImageData(columns, rows);
-  heat.flat().forEach((value, i) => pixels.data.set([...colour((value - low) / (high - low)), 255], 4 * i));
+  for (let i = 0; i < rows * columns; i++) {
+    const line = heat[Math.min(Math.floor(i / columns), heat.length - 1)];
+    const value = line[Math.min(i % columns, line.length - 1)];
+    pixels.data.set([...colour((value - low) / (high - low)), 255], 4 * i);
+  }
   small.getContext("2d").putImageData(pixels, 0, 0);
   const context = canvas.getContext("2d");
-  const [width, height] = [canvas.width / columns, canvas.height / rows];
+  const [width, height] = [canvas.width / across, canvas.height / across];
   context.clearRect(0, 0, canvas.width, canvas.height);
   // Squares for the attention of one patch: there the question is which patch. Else smooth, to see the picture below.
   context.imageSmoothingEnabled = !chosen;
   context.imageSmoothingQuality = "high";
-  context.drawImage(small, 0, 0, canvas.width, canvas.height);
+  context.drawImage(small, 0, 0, (canvas.width * columns) / across, (canvas.height * rows) / across);
   if (!chosen) return;
   const box = [chosen[1] * width + 2, chosen[0] * height + 2, width - 4, height - 4];
   for (const [line, style] of [[6, "#000"], [3, "#fff"]]) {

@@ -187,7 +187,7 @@ export class Panel {
   // The map on a scale that it may share with others.
   draw([low, high]) {
     if (!this.heat) return;
-    drawHeat(this.find(".heat"), this.heat, [low, high], this.shown.patch);
+    drawHeat(this.find(".heat"), this.heat, this.run.size / this.run.patch_size, [low, high], this.shown.patch);
     this.find(".low").textContent = low.toFixed(1);
     this.find(".high").textContent = high.toFixed(1);
   }
