@@ -25,7 +25,6 @@ def pictures(count: int = 64, side: int = 16) -> Tensor:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda x, d: augment.flip(x, d),
         lambda x, d: augment.shift(x, 0.25, d),
         lambda x, d: augment.randaugment(x.float() / 255, 2, d),
         lambda x, d: augment.erase(x.float(), 0.5, d),
@@ -41,13 +40,11 @@ def test_same_seed_same_pictures_other_seed_others_and_the_input_is_left_alone(c
     assert first.shape == batch.shape
 
 
-def test_flip_mirrors_about_half_and_leaves_the_rest() -> None:
-    batch = pictures(400)
-    flipped = augment.flip(batch, draws(400))
-    mirrored = (flipped == batch.flip(3)).flatten(1).all(1)
-    same = (flipped == batch).flatten(1).all(1)
-    assert (mirrored | same).all()
-    assert 150 < int(mirrored.sum()) < 250
+def test_mirror_turns_the_chosen_and_leaves_the_rest() -> None:
+    batch, chosen = pictures(4), torch.tensor([True, False, False, True])
+    turned = augment.mirror(batch, chosen)
+    assert torch.equal(turned[chosen], batch[chosen].flip(3))
+    assert torch.equal(turned[~chosen], batch[~chosen])
 
 
 def test_shift_moves_by_whole_pixels_within_reach_and_reflects() -> None:

@@ -24,6 +24,25 @@ def test_an_epoch_shows_each_picture_once_and_the_next_in_another_order(squares:
     assert not torch.equal(epochs[0], epochs[1])
 
 
+def test_two_epochs_show_each_picture_and_its_mirror(squares: DataSet, tiny_run: RunConfig) -> None:
+    assert squares.train is not None
+    config = dataclasses.replace(tiny_run, augment=AugmentConfig(flip=True, shift=0.0))
+    plain = Batches(squares.train, dataclasses.replace(tiny_run, augment=AugmentConfig(flip=False, shift=0.0)))
+    seen: list[dict[int, bool]] = []
+    for epoch in range(3):
+        turned = {}
+        batches = Batches(squares.train, config)
+        for step in range(8 * epoch, 8 * epoch + 8):
+            inputs, own = batches.at(step, 8, CPU)[0], plain.at(step, 8, CPU)[0]
+            for place, picture, as_is in zip(batches.chosen(step).tolist(), inputs, own, strict=True):
+                turned[place] = torch.equal(picture, as_is.flip(2))
+                assert turned[place] or torch.equal(picture, as_is)
+        seen.append(turned)
+    assert 40 < sum(seen[0].values()) < 88  # of 128
+    assert all(seen[1][place] is not turned for place, turned in seen[0].items())
+    assert seen[2] == seen[0]
+
+
 def test_a_step_s_batch_does_not_depend_on_what_came_before(squares: DataSet, tiny_run: RunConfig) -> None:
     assert squares.train is not None
     augment = AugmentConfig(flip=True, shift=0.25, randaugment=1, mixup=0.5, cutmix=0.5, erase=0.5)

@@ -21,7 +21,7 @@ class AugmentConfig:
     """Which changes are made, and how strong. Flip and shift suit short runs; the others suit long ones."""
 
     flip: bool = True
-    """Mirror left to right; off where left and right carry meaning (digits)."""
+    """Mirror left to right, each picture in every other epoch; off where left and right carry meaning (digits)."""
     shift: float = 0.0625
     """Largest shift in any direction, as a share of the picture's side (2 pixels of 32)."""
     randaugment: int = 0
@@ -62,9 +62,8 @@ class Draws:
         return torch.randint(0, limit, (count, self.batch), generator=self.generator)[:, self.rows]
 
 
-def flip(images: Tensor, draws: Draws) -> Tensor:
-    """Mirrors each picture left to right with probability one half."""
-    chosen = draws.uniform() < 0.5
+def mirror(images: Tensor, chosen: Tensor) -> Tensor:
+    """Mirrors left to right the pictures that are ``chosen``, bool (B,)."""
     return torch.where(chosen.to(images.device).view(-1, 1, 1, 1), images.flip(3), images)
 
 

@@ -65,6 +65,8 @@ class Batches:
         self.batch = min(config.batch, len(images))
         self.per_epoch = steps_per_epoch(len(images), self.batch)
         self._epoch, self._order = -1, torch.empty(0)
+        self._mirrored = torch.rand(len(images), generator=generator_for("mirror", config.seed)) < 0.5
+        """Which pictures the first epoch mirrors, (N,)."""
 
     def to(self, device: torch.device) -> None:
         """Moves the pictures, as uint8, to where the model is, or only those of each step if all are too many."""
@@ -95,6 +97,14 @@ class Batches:
         weights = torch.tensor([1.0 / size**2 for size in sizes], dtype=torch.double)  # time grows with the area
         return sizes[int(torch.multinomial(weights, 1, generator=generator_for("size", self.config.seed, step)))]
 
+    def _turned(self, places: Tensor, step: int) -> Tensor:
+        """Which of the pictures at ``places`` (b,) a step mirrors, bool (b,): at first a random half, then by turns.
+
+        So two epochs show both sides of each picture, where coins would show half of them twice alike (Jordan 2024,
+        "94 % on CIFAR-10 in 3.29 seconds on a single GPU", alternating flip).
+        """
+        return self._mirrored[places] ^ (step // self.per_epoch % 2 == 1)
+
     @property
     def _stream(self) -> Mapped | None:
         """The pictures, where they are decoded batch by batch."""
@@ -118,13 +128,14 @@ class Batches:
         config, seed = self.config.augment, self.config.seed
         rows, how, places = self._share(step)
         draws = Draws(generator_for("augment", seed, step), self.batch, rows)
-        where = self.chosen(step)[rows].to(self.images.pixels.device)
+        chosen = self.chosen(step)[rows]
+        where = chosen.to(self.images.pixels.device)
         pictures = self.images.pixels[where].to(device)
         labels = self.images.labels[where].to(device)
         if self._stream is not None:
             self._stream.ahead(self.chosen(step + 1)[self._share(step + 1)[0]])
         if config.flip:
-            pictures = augment.flip(pictures, draws)
+            pictures = augment.mirror(pictures, self._turned(chosen, step))
         if config.shift:
             pictures = augment.shift(pictures, config.shift, draws)
         pictures = augment.resize(pictures, size)
