@@ -17,6 +17,7 @@ from vitreous.cost import TRAINING, Machine, step_cost
 from vitreous.data import DataSet
 from vitreous.device import machine, pick_device
 from vitreous.models import FAMILIES, ModelConfig, build_model, count_parameters, describe
+from vitreous.optim import OptimConfig
 from vitreous.vit import PRESETS, ViTConfig
 
 
@@ -50,6 +51,8 @@ GROWING = {"patch": ((0.5, 0.3), (0.75, 0.4), (1.0, 0.3)), "conv": ((0.75, 0.6),
 """(size in shares of the training size, share of the run) by stem: progressive resizing."""
 SHORT_RUN, LONG_RUN = 1.5, 10
 """Epochs from which pictures are shifted, and shifted further: a picture that is seen once is new without it."""
+LONG_RUN_DECAY = 0.3
+"""Weight decay from ``LONG_RUN`` epochs on, where what is learned by heart has to be forgotten."""
 SEEN_OFTEN = 50
 """Times that a run must see each picture before a larger model is worth its time."""
 PARAMETERS_A_PICTURE = 200
@@ -115,11 +118,15 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
         notes.append(f"pictures grow over the run, since small ones cost less: {steps} pixels")
     shift = 0.125 if epochs >= LONG_RUN else 0.0625 if epochs >= SHORT_RUN else 0.0
     moved = f"shifted by up to {shift:.1%} of their side" if shift else "not shifted"
-    notes.append(f"about {epochs:.1f} epochs are expected, so pictures are {moved}")
+    optim = OptimConfig(weight_decay=LONG_RUN_DECAY) if epochs >= LONG_RUN else OptimConfig()
+    notes.append(
+        f"about {epochs:.1f} epochs are expected, so pictures are {moved}, the weight decay {optim.weight_decay:g}"
+    )
     config = RunConfig(
         data=DataConfig(source=wish.source, val_fraction=wish.val_fraction),
         model=model,
         augment=AugmentConfig(flip=flips, shift=shift),
+        optim=optim,
         budget=wish.budget,
         epochs=wish.epochs,
         steps=wish.steps,
