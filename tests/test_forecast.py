@@ -33,6 +33,11 @@ def test_a_budget_run_sees_about_as_many_pictures_as_was_foretold(
     assert expected.epochs == expected.images / 128
 
 
+def test_a_budget_that_training_would_refuse_is_refused(squares: DataSet, tiny_run: RunConfig) -> None:
+    with pytest.raises(ValueError, match=r"too short.*\n.*--budget"):
+        forecast(dataclasses.replace(tiny_run, steps=None, budget=0.3), squares, time.monotonic())
+
+
 def test_a_run_of_steps_is_foretold_exactly_and_costs_three_times_the_way_forwards(
     squares: DataSet, tiny_run: RunConfig
 ) -> None:

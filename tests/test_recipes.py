@@ -100,6 +100,9 @@ def test_long_runs_shift_pictures_further_than_short_ones_and_the_shortest_not_a
     assert any("2.0 epochs" in note and "6.2%" in note for note in notes)
     by_steps, _ = plan(Wish("pets", steps=1000), pictures(32))
     assert by_steps.augment.shift == long.augment.shift
+    assert by_steps.optim == long.optim
+    assert short.optim == shortest.optim
+    assert short.optim.weight_decay < long.optim.weight_decay
 
 
 def test_a_fast_machine_and_many_pictures_get_a_larger_model(monkeypatch: pytest.MonkeyPatch) -> None:

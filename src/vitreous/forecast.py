@@ -74,14 +74,16 @@ def forecast(config: RunConfig, data: DataSet, started: float) -> Forecast:
     with tempfile.TemporaryDirectory() as nowhere:
         run = Run(config, Path(nowhere), data, started)
     reserve = final_seconds(run.classifier(data.name), run.validation)
-    start = time.monotonic() - started
+    start = run.clock.begun = time.monotonic() - started
+    run.clock.reserve = reserve
+    run.clock.check()
     total = sum(phase.share for phase in config.phases)
     parts = [(phase.size, phase.share / total) for phase in config.phases] or [(config.model.image_size, 1.0)]
     if config.sizes:  # about as long on each
         parts = [(size, 1 / len(config.sizes)) for size in config.sizes]
     run.learn()
     speeds = {size: _speed(run, size) for size, _ in parts}
-    training = max(0.0, config.budget - start - reserve) if config.budget is not None else None
+    training = config.budget - start - reserve if config.budget is not None else None
     total_images = (run.clock.steps or 0) * run.batches.batch
     if config.probe:  # each picture goes through the model once, its features through the head at every step
         run.step, count = 0, len(run.images)
@@ -102,7 +104,7 @@ def forecast(config: RunConfig, data: DataSet, started: float) -> Forecast:
         seconds=config.budget or training + reserve,
         images=images,
         epochs=images / len(run.images),
-        images_per_second=images / training if training else 0.0,
+        images_per_second=images / training,
         flops=flops,
         accuracy=expected_accuracy(data.name, config.recipe, images),
     )
