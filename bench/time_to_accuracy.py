@@ -89,9 +89,9 @@ def rows(path: Path) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
 
 
 def mean_and_spread(values: list[float]) -> str:
-    """``71.2 ± 0.3`` in per cent: mean and standard deviation over the seeds."""
-    spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{100 * statistics.mean(values):.1f} ± {100 * spread:.1f}"
+    """``71.2 ± 0.3`` in per cent: mean and standard deviation over the seeds; of one its value alone."""
+    mean = f"{100 * statistics.mean(values):.1f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 def table(path: Path) -> str:
