@@ -300,7 +300,7 @@ def test_what_has_no_room_is_told_of_or_refused(tmp_path: Path, cache: Path, mon
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**9))
     assert any("the disk has 1.0 GB left" in note for note in load(path, cache=cache).notes)
     little_memory(monkeypatch)
-    with pytest.raises(ValueError, match=r"no room in memory, nor in .*the disk has 1.0 GB left.*--size"):
+    with pytest.raises(ValueError, match=r"no room in memory, nor in .*the disk has 1.0 GB left.*model.image_size="):
         load(path, cache=cache)
 
 
