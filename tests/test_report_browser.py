@@ -109,13 +109,18 @@ def test_a_mean_over_heads_or_layers_is_that_of_the_heatmap_command(
     watched.close()
 
 
-def test_maps_of_another_grid_are_drawn_too(browser: Browser, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def odd_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a CNN whose side of 14 pixels is no multiple of its patch of 4."""
     config = CNNConfig("fastcnn", image_size=14, channels=1, widths=(8, 12))
     tool = Classifier(CNN(config).eval(), config, DIGITS, (0.3,), (0.35,))
-    report = report_run(made(tmp_path / "cnn", tool, config))
+    return report_run(made(tmp_path_factory.mktemp("cnn") / "run", tool, config))
+
+
+def test_maps_of_another_grid_are_drawn_too(browser: Browser, odd_report: Path) -> None:
     watched = Watched(browser)
-    page = watched.page((report.as_uri(), "data:"))
-    page.goto(report.as_uri())
+    page = watched.page((odd_report.as_uri(), "data:"))
+    page.goto(odd_report.as_uri())
     sizes = [page.evaluate("one(maps.methods['grad-cam'], 11, 0, 0).length")]
     page.get_by_role("combobox", name="method").select_option("occlusion")
     sizes.append(page.evaluate("one(maps.methods.occlusion, 11, 0, 0).length"))
@@ -123,13 +128,10 @@ def test_maps_of_another_grid_are_drawn_too(browser: Browser, tmp_path: Path) ->
     watched.close()
 
 
-def test_a_map_lies_on_the_pixels_of_its_patches(browser: Browser, tmp_path: Path) -> None:
-    config = CNNConfig("fastcnn", image_size=14, channels=1, widths=(8, 12))
-    tool = Classifier(CNN(config).eval(), config, DIGITS, (0.3,), (0.35,))
-    report = report_run(made(tmp_path / "cnn", tool, config))
+def test_a_map_lies_on_the_pixels_of_its_patches(browser: Browser, odd_report: Path) -> None:
     watched = Watched(browser)
-    page = watched.page((report.as_uri(), "data:"))
-    page.goto(report.as_uri())
+    page = watched.page((odd_report.as_uri(), "data:"))
+    page.goto(odd_report.as_uri())
     page.wait_for_function("figures.every(({ picture }) => picture.complete && picture.naturalWidth)")
     for method, side in (("grad-cam", 3), ("occlusion", 4)):
         page.get_by_role("combobox", name="method").select_option(method)
