@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
-import torch
 
 from vitreous.cnn import CNNConfig
 from vitreous.cost import TRAINING, Cost, Machine, step_cost
-from vitreous.device import machine
 from vitreous.models import build_model, count_flops, count_parameters
 from vitreous.vit import ViTConfig
 
@@ -42,11 +38,6 @@ def test_twice_the_pictures_cost_twice_the_operations_and_attention_grows_with_t
 
 def test_a_machine_adds_the_time_of_all_three() -> None:
     assert Machine(10.0, 5.0, 2.0).seconds(Cost(20.0, 10.0, 4.0, 0.0, 0.0)) == 6.0
-
-
-def test_this_machine_has_rates_that_a_step_keeps_to() -> None:
-    here = machine(torch.device("cpu"))
-    assert all(rate > 0 for rate in dataclasses.astuple(here))
 
 
 def test_a_cnn_is_referred_to_counting() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vitreous import device
-from vitreous.device import bf16_pays, choose, hardware, holds, pick_device
+from vitreous.device import bf16_pays, choose, hardware, holds, pick_device, training_rate
 from vitreous.models import build_model
 from vitreous.vit import Attention, ViTConfig
 
@@ -37,6 +37,30 @@ def test_the_probe_leaves_weights_buffers_and_random_state_as_they_were() -> Non
     assert plan.precision in ("fp32", "bf16")
     assert "images/s in a probe" in plan.note
     assert {module.path for module in model.modules() if isinstance(module, Attention)} == {plan.attention}
+
+
+@pytest.mark.parametrize(("size", "count"), [(8, 32), (32, 32), (64, 8), (512, 2)])
+def test_a_speed_is_of_whole_steps_on_no_more_pixels_than_32_small_pictures_have(
+    size: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = []
+
+    def step(model: object, images: torch.Tensor, plan: device.Plan) -> None:
+        shapes.append(tuple(images.shape))
+        now[0] += 0.25
+
+    now = [0.0]
+    monkeypatch.setattr(device, "_train_step", step)
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    model, random_state = build_model(SMALL), torch.get_rng_state()
+    assert training_rate(model, size, 3) == count / 0.25
+    assert set(shapes) == {(count, 3, size, size)}
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_a_larger_model_is_measured_as_slower() -> None:
+    larger = ViTConfig(image_size=8, patch_size=1, width=128, depth=8, heads=4, classes=3)
+    assert training_rate(build_model(SMALL), 8, 3) > 2 * training_rate(build_model(larger), 8, 3)
 
 
 def test_what_was_asked_for_is_taken_without_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
+from torch import nn
 
 from vitreous import recipes
-from vitreous.cost import Machine
 from vitreous.data import DataSet, Images
 from vitreous.models import build_model
 from vitreous.recipes import Wish, looks_like_characters, patch_for, plan
-from vitreous.vit import ViTConfig
+from vitreous.vit import ViT, ViTConfig
 
 
 def pictures(side: int, count: int = 64, channels: int = 3, classes: int = 3, name: str = "pets") -> DataSet:
@@ -105,10 +107,31 @@ def test_long_runs_shift_pictures_further_than_short_ones_and_the_shortest_not_a
     assert short.optim.weight_decay < long.optim.weight_decay
 
 
+def stopwatch(rates: dict[int, float], seen: list[int] | None = None) -> Callable[[nn.Module, int, int], float]:
+    """In place of the clock: pictures a second by the width of the model, whose widths go into ``seen``."""
+
+    def rate(model: nn.Module, size: int, channels: int) -> float:
+        width = cast(ViT, model).config.width
+        if seen is not None:
+            seen.append(width)
+        return rates[width]
+
+    return rate
+
+
+def test_how_often_pictures_are_seen_is_told_from_the_speed_of_the_very_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+    monkeypatch.setattr(recipes, "training_rate", stopwatch({128: 1000.0}, measured))
+    _, notes = plan(Wish("pets", budget=60.0), pictures(32, count=44_000))
+    # 60 % of the time on pictures of 24 pixels, which cost 9/16: 1000 * (0.6 * 16/9 + 0.4) * 60 s / 44,000
+    assert any("about 2.0 epochs are expected" in note for note in notes)
+    assert measured == [128]  # a larger model would see them less often still, which needs no clock
+
+
 def test_a_fast_machine_and_many_pictures_get_a_larger_model(monkeypatch: pytest.MonkeyPatch) -> None:
     many = pictures(8, count=40_000)
-    for factor, size in ((1.0, "nano"), (1e4, "tiny")):
-        monkeypatch.setattr(recipes, "machine", lambda device, f=factor: Machine(2e11 * f, 3e9 * f, 2e5 * f))
+    for rate, size in ((1e3, "nano"), (1e5, "tiny")):
+        monkeypatch.setattr(recipes, "training_rate", stopwatch({128: rate, 192: rate, 384: rate / 10}))
         config, notes = plan(Wish("pets", budget=60.0), many)
         assert config.recipe == f"{size}-conv"
         assert any("50 times" in note for note in notes)

@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitreous import ranks
-from vitreous.cost import Machine
 from vitreous.vit import ATTENTION_PATHS, Attention, use_attention
 
 
@@ -91,9 +90,7 @@ def choose(model: nn.Module, size: int, channels: int, precision: str, attention
     candidates = [(p, a) for p in precisions for a in paths]
     rates: dict[tuple[str, str], float] = {}
     if len(candidates) > 1:
-        generator = torch.Generator().manual_seed(0)
-        images = torch.rand(32, channels, size, size, generator=generator).to(device)
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = _noise(PROBED, channels, size, device)
         with _buffers_restored(model):
             for _ in range(ROUNDS):  # in turn, so that a slow moment of the machine hits every candidate
                 for candidate in candidates:
@@ -162,11 +159,20 @@ def matrix_rate(device: torch.device) -> float:
     return max(2 * 1024 * 512 * 1024 / _fastest(lambda a=a: (a @ a.mT)[0, 0].item()) for a in kinds)  # type: ignore[misc]
 
 
-def machine(device: torch.device) -> Machine:
-    """The three rates of this machine, from a moment's measuring: what steps reach of them is in bench/scaling.py."""
-    numbers = torch.ones(1 << 20, dtype=torch.bfloat16 if bf16_pays(device) else torch.float32, device=device)
-    between = 2 * numbers.numel() / _fastest(lambda: F.gelu(numbers)[0].item(), repeats=5)
-    return Machine(PRODUCTS * matrix_rate(device), BETWEEN * between, STARTED)
+def training_rate(model: nn.Module, size: int, channels: int) -> float:
+    """Pictures a second of training steps of ``model``, where it is, on pictures of ``size`` pixels; changes the model.
+
+    Measured on a few steps forwards and backwards in the number type and attention that suit the device. The update,
+    which they lack, and the larger batches of a run about make up for each other.
+    """
+    keep_memory()
+    device = next(model.parameters()).device
+    use_attention(model, "explicit" if device.type == "cpu" else "fused")
+    plan = Plan(device, "bf16" if bf16_pays(device) else "fp32", "", note="")
+    count = max(2, min(PROBED, PROBED * 32**2 // size**2))
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = _noise(count, channels, size, device)
+    return count / _fastest(lambda: _train_step(model, images, plan))
 
 
 def hardware() -> dict[str, str | int]:
@@ -194,10 +200,14 @@ def hardware() -> dict[str, str | int]:
 
 ROUNDS = 3
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
-PRODUCTS, BETWEEN = 0.87, 0.7
-"""Shares of the rates of a medium matrix product and of GELU that a whole step reaches (bench/scaling.py)."""
-STARTED = 200_000.0
-"""Operations a second that can be started (bench/scaling.py)."""
+PROBED = 32
+"""Pictures of a step that is timed; of more than 32 pixels, as many as have no more pixels together."""
+
+
+def _noise(count: int, channels: int, size: int, device: torch.device) -> Tensor:
+    """Pictures for a probe, (count, channels, size, size); torch's random state stays as it is."""
+    images = torch.rand(count, channels, size, size, generator=torch.Generator().manual_seed(0))
+    return images.to(device).contiguous(memory_format=torch.channels_last)
 
 
 def _fastest(call: Callable[[], object], repeats: int = 2) -> float:

@@ -9,13 +9,13 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from vitreous.augment import AugmentConfig
 from vitreous.cnn import CNN_PRESETS, CNNConfig
 from vitreous.config import DataConfig, Phase, RunConfig, nearest
-from vitreous.cost import TRAINING, Machine, step_cost
 from vitreous.data import DataSet
-from vitreous.device import machine, pick_device
+from vitreous.device import pick_device, training_rate
 from vitreous.models import FAMILIES, ModelConfig, build_model, count_parameters, describe
 from vitreous.optim import OptimConfig
 from vitreous.vit import PRESETS, ViTConfig
@@ -72,24 +72,26 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
 
     family = wish.model or "vit"
     batch = max(2, min(LARGEST_BATCH, 2 ** int(math.log2(max(2, count / 16)))))
-    here = machine(pick_device(wish.device)) if wish.budget is not None else None
 
-    def fitted(size: str) -> tuple[ModelConfig, tuple[Phase, ...], float]:
-        """The model of a size, how its pictures grow, and how many epochs it will see."""
+    def fitted(size: str) -> tuple[ModelConfig, tuple[Phase, ...]]:
+        """The model of a size, and how its pictures grow."""
         model = model_for(family, size, wish.stem, side, channels, classes)
         if wish.any_size and isinstance(model, ViTConfig) and model.stem == "conv":
             model = replace(model, stem_norm="picture")
-        phases = () if wish.any_size or side < 32 else growing(model)
-        return model, phases, expected_epochs(wish, model, count, batch, phases, here)
+        return model, () if wish.any_size or side < 32 else growing(model)
 
     size = wish.size or "nano"
-    model, phases, epochs = fitted(size)
+    model, phases = fitted(size)
+    epochs = expected_epochs(wish, model, count, batch, phases)
     if wish.size is None:
         for larger in list(PRESETS)[1:]:
-            candidate = fitted(larger)
-            if candidate[2] < SEEN_OFTEN or _parameters(candidate[0]) > PARAMETERS_A_PICTURE * count:
+            candidate, its_phases = fitted(larger)
+            if epochs < SEEN_OFTEN or _parameters(candidate) > PARAMETERS_A_PICTURE * count:
+                break  # without a measurement: no larger one would see more
+            its_epochs = expected_epochs(wish, candidate, count, batch, its_phases)
+            if its_epochs < SEEN_OFTEN:
                 break
-            size, (model, phases, epochs) = larger, candidate
+            size, model, phases, epochs = larger, candidate, its_phases, its_epochs
     patch = model.patch_size
     stem = model.stem if isinstance(model, ViTConfig) else None
     notes.append(f"{size}: {describe(model)}, {_parameters(model):,} parameters")
@@ -179,27 +181,21 @@ def growing(model: ModelConfig) -> tuple[Phase, ...]:
     return tuple(Phase(round(model.image_size * factor / patch) * patch, share) for factor, share in growth)
 
 
-def expected_epochs(
-    wish: Wish, model: ModelConfig, count: int, batch: int, phases: tuple[Phase, ...], here: Machine | None
-) -> float:
-    """How often the run will see each picture; for a budget an estimate, from the cost of a step on this machine."""
+def expected_epochs(wish: Wish, model: ModelConfig, count: int, batch: int, phases: tuple[Phase, ...]) -> float:
+    """How often the run will see each picture; for a budget an estimate, from a few steps of the model here.
+
+    The time of a step on smaller pictures is taken to shrink as their pixels do.
+    """
     if wish.epochs is not None:
         return wish.epochs
     if wish.steps is not None:
         return wish.steps * batch / count
     assert wish.budget is not None
-    assert here is not None
-    parts = [(phase.size, phase.share) for phase in phases] or [(model.image_size, 1.0)]
-    rate = sum(share * batch / _step_seconds(model, batch, size, here) for size, share in parts)
-    return wish.budget * rate / sum(share for _, share in parts) / count
-
-
-def _step_seconds(model: ModelConfig, batch: int, size: int, here: Machine) -> float:
-    """Of a CNN, roughly: as if every parameter met every 4 x 4 patch, at half the rate of the products."""
-    if isinstance(model, ViTConfig):
-        return here.seconds(step_cost(model, batch, size))
-    patches = (size / patch_for(model.image_size)) ** 2
-    return 2 * TRAINING * 2 * _parameters(model) * patches * batch / here.flops
+    side = model.image_size
+    rate = training_rate(_built(model).to(pick_device(wish.device)), side, model.channels)
+    parts = [(phase.size, phase.share) for phase in phases] or [(side, 1.0)]
+    quicker = sum(share * (side / size) ** 2 for size, share in parts) / sum(share for _, share in parts)
+    return wish.budget * rate * quicker / count
 
 
 def sizes_around(side: int, patch: int) -> tuple[int, ...]:
@@ -208,8 +204,13 @@ def sizes_around(side: int, patch: int) -> tuple[int, ...]:
 
 
 def _parameters(model: ModelConfig) -> int:
+    return count_parameters(_built(model))
+
+
+def _built(model: ModelConfig) -> nn.Module:
+    """A model to measure; torch's random state stays as it is."""
     with torch.random.fork_rng(devices=[]):
-        return count_parameters(build_model(model))
+        return build_model(model)
 
 
 def patch_for(side: int) -> int:
