@@ -90,7 +90,7 @@ def choose(model: nn.Module, size: int, channels: int, precision: str, attention
     candidates = [(p, a) for p in precisions for a in paths]
     rates: dict[tuple[str, str], float] = {}
     if len(candidates) > 1:
-        images = _noise(PROBED, channels, size, device)
+        images = _noise(channels, size, device)
         with _buffers_restored(model):
             for _ in range(ROUNDS):  # in turn, so that a slow moment of the machine hits every candidate
                 for candidate in candidates:
@@ -169,10 +169,9 @@ def training_rate(model: nn.Module, size: int, channels: int) -> float:
     device = next(model.parameters()).device
     use_attention(model, "explicit" if device.type == "cpu" else "fused")
     plan = Plan(device, "bf16" if bf16_pays(device) else "fp32", "", note="")
-    count = max(2, min(PROBED, PROBED * 32**2 // size**2))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = _noise(count, channels, size, device)
-    return count / _fastest(lambda: _train_step(model, images, plan))
+    images = _noise(channels, size, device)
+    return len(images) / _fastest(lambda: _train_step(model, images, plan))
 
 
 def hardware() -> dict[str, str | int]:
@@ -200,12 +199,13 @@ def hardware() -> dict[str, str | int]:
 
 ROUNDS = 3
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
-PROBED = 32
-"""Pictures of a step that is timed; of more than 32 pixels, as many as have no more pixels together."""
+MOST, FEWEST = 32, 8
+"""Pictures in a step of a probe: of large ones fewer, so that it stays a matter of seconds."""
 
 
-def _noise(count: int, channels: int, size: int, device: torch.device) -> Tensor:
+def _noise(channels: int, size: int, device: torch.device) -> Tensor:
     """Pictures for a probe, (count, channels, size, size); torch's random state stays as it is."""
+    count = max(FEWEST, min(MOST, MOST * 32**2 // size**2))
     images = torch.rand(count, channels, size, size, generator=torch.Generator().manual_seed(0))
     return images.to(device).contiguous(memory_format=torch.channels_last)
 
