@@ -80,11 +80,12 @@ def vitreous(arguments: list[str]) -> dict[str, Any]:
 
 
 def rows(path: Path) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
-    """All rows by (data, recipe, budget)."""
+    """All rows by (data, recipe, budget); runs of one core are told apart from those of two."""
     grouped: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        grouped[row["data"], row["recipe"], row["budget"]].append(row)
+        recipe = row["recipe"] + ", one core" * (row["hardware"]["threads"] == 1)
+        grouped[row["data"], recipe, row["budget"]].append(row)
     return grouped
 
 
