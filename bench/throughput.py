@@ -3,10 +3,10 @@
     python bench/throughput.py --peers-python DIR/bin/python [--shape tiny] > throughput.jsonl
 
 The shape is nano (width 128, 4 blocks, 4 heads) or tiny (192, 12, 3), MLP 4, patch 4, class token, 32 x 32 pixels, 10
-classes, batch 128. A row is
-a library at its default (fp32, eager) or at its best settings (bf16 autocast, torch.compile); Vitreous's default is
-what its probe picks on this machine. All rows run AdamW (fused), cross entropy, the same number of threads and the
-same made-up pictures, one after the other in every round, so that a slow minute of the machine hits all of them.
+classes, batch 128. A row is a library at its default (fp32, eager) or at its best settings (bf16 autocast,
+torch.compile); Vitreous's default is what its probe picks on this machine. All rows run AdamW (fused), cross entropy,
+the same number of threads and the same made-up pictures, one after the other in every round, so that a slow minute of
+the machine hits all of them.
 Warming up and compiling are timed apart. The peers may live in an interpreter of their own: they run there, as a
 worker that this process tells what to do, and never at the same time as ours. Peak memory is that of two training steps
 in a process of their own, above what it held before the model was made. The share of the matrix rate is the model's
