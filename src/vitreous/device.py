@@ -163,7 +163,7 @@ def training_rate(model: nn.Module, size: int, channels: int) -> float:
     """Pictures a second of training steps of ``model``, where it is, on pictures of ``size`` pixels; changes the model.
 
     Measured on a few steps forwards and backwards in the number type and attention that suit the device. The update,
-    which they lack, and the larger batches of a run about make up for each other.
+    which they lack, and the larger batches of a run about make up for each other (docs/log.md).
     """
     keep_memory()
     device = next(model.parameters()).device
