@@ -88,6 +88,27 @@ def test_the_fastest_candidate_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (plan.precision, plan.attention) == ("bf16", "explicit")
 
 
+@pytest.mark.parametrize(("seconds", "steps"), [(0.1, 12), (1.0, 3), (30.0, 1)])
+def test_a_probe_of_a_slow_model_ends_early(seconds: float, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, taken = 0.0, []
+
+    def step(model: object, images: object, plan: device.Plan) -> None:
+        nonlocal now
+        now += seconds
+        taken.append((plan.precision, plan.attention))
+
+    monkeypatch.setattr(device, "bf16_pays", lambda where: True)
+    monkeypatch.setattr(device, "_train_step", step)
+    monkeypatch.setattr(device.time, "perf_counter", lambda: now)
+    model = build_model(SMALL)
+    plan = choose(model, 8, 3, "auto", "auto")
+    assert len(taken) == steps
+    assert taken[0] == ("bf16", "explicit")
+    assert (plan.precision, plan.attention) in taken
+    assert {module.path for module in model.modules() if isinstance(module, Attention)} == {plan.attention}
+    assert (f"{4 - steps} other ways not tried" in plan.note) == (steps < 4)
+
+
 def test_bf16_is_not_tried_where_its_products_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "bf16_pays", lambda where: False)
     assert choose(build_model(SMALL), 8, 3, "auto", "auto").precision == "fp32"

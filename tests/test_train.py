@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from vitreous import checkpoint
+from vitreous import checkpoint, looks
 from vitreous import train as training
 from vitreous.augment import AugmentConfig
 from vitreous.classifier import Classifier
@@ -136,6 +136,33 @@ def test_a_last_look_that_takes_much_of_the_budget_is_said(
     seen: list[Progress] = []
     train(dataclasses.replace(tiny_run, steps=None, budget=5.0), tmp_path / "run", squares, watch=seen.append)
     assert any("validation pictures at the end takes about 1 of the 5 s" in (p.note or "") for p in seen) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds_a_picture", "looked_at", "expected"),
+    [(0.01, [25, 32, 32], 0.35), (0.1, [25], 3.5), (0.035, [25, 32], 1.2)],
+)
+def test_the_last_look_is_foreseen_from_few_pictures_where_they_take_long(
+    seconds_a_picture: float,
+    looked_at: list[int],
+    expected: float,
+    squares: DataSet,
+    tiny_run: RunConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, now, counts = Run(tiny_run, tmp_path, squares, 0.0), 0.0, []
+
+    def logits(self: Classifier, pixels: torch.Tensor) -> None:
+        nonlocal now
+        counts.append(len(pixels))
+        now += seconds_a_picture * len(pixels)
+
+    monkeypatch.setattr(Classifier, "logits", logits)
+    monkeypatch.setattr(looks.time, "perf_counter", lambda: now)
+    told = looks.final_seconds(run.classifier("squares"), run.validation)
+    assert counts == looked_at
+    assert told == pytest.approx(0.5 + expected, abs=0.05)
 
 
 def test_a_run_that_could_not_begin_leaves_no_folder_to_the_next_try(

@@ -88,28 +88,33 @@ def choose(model: nn.Module, size: int, channels: int, precision: str, attention
     if not any(isinstance(module, Attention) for module in model.modules()):
         paths = paths[:1]
     candidates = [(p, a) for p in precisions for a in paths]
+    if device.type == "cpu":
+        candidates.reverse()  # the likely winner first, should there be time for no other
     rates: dict[tuple[str, str], float] = {}
     if len(candidates) > 1:
         images = _noise(channels, size, device)
+        begun = time.perf_counter()
         with _buffers_restored(model):
-            for _ in range(ROUNDS):  # in turn, so that a slow moment of the machine hits every candidate
-                for candidate in candidates:
-                    use_attention(model, candidate[1])
-                    start = time.perf_counter()
-                    _train_step(model, images, Plan(device, *candidate, note=""))
-                    rate = len(images) / (time.perf_counter() - start)
-                    rates[candidate] = max(rate, rates.get(candidate, 0.0))
+            for candidate in candidates * ROUNDS:  # in turn, so that a slow moment of the machine hits every one
+                start = time.perf_counter()
+                if rates and device.type == "cpu" and start - begun > PATIENCE:
+                    break
+                use_attention(model, candidate[1])
+                _train_step(model, images, Plan(device, *candidate, note=""))
+                rate = len(images) / (time.perf_counter() - start)
+                rates[candidate] = max(rate, rates.get(candidate, 0.0))
     candidates, rates = ranks.from_first(lambda: (candidates, rates))
-    best, *others = sorted(candidates, key=lambda candidate: -rates.get(candidate, 0.0))
+    best, *others = sorted(rates or candidates, key=lambda candidate: -rates.get(candidate, 0.0))
+    untried = len(candidates) - len(rates) if rates else 0
     use_attention(model, best[1])
     threads = torch.get_num_threads()
     name = f"{device}, {threads} thread{'s' * (threads > 1)}"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     note = f"{name}: {best[0]} with {best[1]} attention"
-    if others:
-        slower = ", ".join(f"{p} {a} {rates[p, a]:.0f}" for p, a in others)
-        note += f", {rates[best]:.0f} images/s in a probe ({slower})"
+    if rates:
+        slower = [f"{p} {a} {rates[p, a]:.0f}" for p, a in others] + [f"{untried} other ways not tried"] * (untried > 0)
+        note += f", {rates[best]:.0f} images/s in a probe ({', '.join(slower)})"
     elif asked:
         note += ", as asked"
     elif not by_clock:
@@ -201,6 +206,8 @@ ROUNDS = 3
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
 MOST, FEWEST = 32, 8
 """Pictures in a step of a probe: of large ones fewer, so that it stays a matter of seconds."""
+PATIENCE = 2.0
+"""Seconds after which a probe on a processor begins no further step: a large model's can take ten."""
 
 
 def _noise(channels: int, size: int, device: torch.device) -> Tensor:
