@@ -81,7 +81,7 @@ def test_the_fastest_candidate_wins(monkeypatch: pytest.MonkeyPatch) -> None:
         nonlocal now
         now += slow[plan.precision, plan.attention] + 1e-9 * next(clock)
 
-    monkeypatch.setattr(device, "bf16_pays", lambda where: True)
+    monkeypatch.setattr(device, "bf16_worth_trying", lambda where: True)
     monkeypatch.setattr(device, "_train_step", step)
     monkeypatch.setattr(device.time, "perf_counter", lambda: now)
     plan = choose(build_model(SMALL), 8, 3, "auto", "auto")
@@ -97,7 +97,7 @@ def test_a_probe_of_a_slow_model_ends_early(seconds: float, steps: int, monkeypa
         now += seconds
         taken.append((plan.precision, plan.attention))
 
-    monkeypatch.setattr(device, "bf16_pays", lambda where: True)
+    monkeypatch.setattr(device, "bf16_worth_trying", lambda where: True)
     monkeypatch.setattr(device, "_train_step", step)
     monkeypatch.setattr(device.time, "perf_counter", lambda: now)
     model = build_model(SMALL)
@@ -109,9 +109,21 @@ def test_a_probe_of_a_slow_model_ends_early(seconds: float, steps: int, monkeypa
     assert (f"{4 - steps} other ways not tried" in plan.note) == (steps < 4)
 
 
-def test_bf16_is_not_tried_where_its_products_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "bf16_pays", lambda where: False)
-    assert choose(build_model(SMALL), 8, 3, "auto", "auto").precision == "fp32"
+@pytest.mark.parametrize(
+    ("built_in", "pays", "tried"), [(True, False, True), (False, True, True), (False, False, False)]
+)
+def test_bf16_is_tried_where_it_is_built_in_or_its_products_are_quick(
+    built_in: bool, pays: bool, tried: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precisions = set()
+    monkeypatch.setattr(device, "bf16_built_in", lambda where: built_in)
+    monkeypatch.setattr(device, "bf16_pays", lambda where: pays)
+    monkeypatch.setattr(device, "_train_step", lambda model, images, plan: precisions.add(plan.precision))
+    choose(build_model(SMALL), 8, 3, "auto", "auto")
+    assert precisions == ({"fp32", "bf16"} if tried else {"fp32"})
+
+
+def test_asking_the_products_gives_an_answer_on_any_machine() -> None:
     assert isinstance(bf16_pays(torch.device("cpu")), bool)
 
 

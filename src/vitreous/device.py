@@ -82,7 +82,7 @@ def choose(model: nn.Module, size: int, channels: int, precision: str, attention
         precision = ("bf16" if bf16_built_in(device) else "fp32") if precision == "auto" else precision
         attention = ("explicit" if device.type == "cpu" else "fused") if attention == "auto" else attention
     precisions = ["fp32", "bf16"] if precision == "auto" else [precision]
-    if precision == "auto" and device.type == "cpu" and not bf16_pays(device):
+    if precision == "auto" and device.type == "cpu" and not bf16_worth_trying(device):
         precisions = ["fp32"]
     paths = list(ATTENTION_PATHS) if attention == "auto" else [attention]
     if not any(isinstance(module, Attention) for module in model.modules()):
@@ -141,6 +141,14 @@ def keep_memory() -> bool:
     return all(mallopt(number, value) for number, value in settings)
 
 
+def bf16_worth_trying(device: torch.device) -> bool:
+    """Whether steps in bf16 could be the faster ones: the device says that it has it, or its products show it.
+
+    A small product alone can lose to an unlucky moment, and the run would pay for that to its end.
+    """
+    return bf16_built_in(device) or bf16_pays(device)
+
+
 def bf16_pays(device: torch.device) -> bool:
     """Whether a bf16 matrix product is faster than an fp32 one; small, so that emulation costs little to find out."""
     a = torch.ones(128, 256, device=device)
@@ -160,7 +168,7 @@ def bf16_built_in(device: torch.device) -> bool:
 def matrix_rate(device: torch.device) -> float:
     """Floating-point operations a second of a medium matrix product here, in the faster of fp32 and bf16."""
     low = torch.ones(1024, 512, dtype=torch.bfloat16, device=device)
-    kinds = [low, low.float()] if device.type != "cpu" or bf16_pays(device) else [low.float()]
+    kinds = [low, low.float()] if device.type != "cpu" or bf16_worth_trying(device) else [low.float()]
     return max(2 * 1024 * 512 * 1024 / _fastest(lambda a=a: (a @ a.mT)[0, 0].item()) for a in kinds)  # type: ignore[misc]
 
 
@@ -173,7 +181,7 @@ def training_rate(model: nn.Module, size: int, channels: int) -> float:
     keep_memory()
     device = next(model.parameters()).device
     use_attention(model, "explicit" if device.type == "cpu" else "fused")
-    plan = Plan(device, "bf16" if bf16_pays(device) else "fp32", "", note="")
+    plan = Plan(device, "bf16" if bf16_worth_trying(device) else "fp32", "", note="")
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = _noise(channels, size, device)
     return len(images) / _fastest(lambda: _train_step(model, images, plan))
