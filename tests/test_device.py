@@ -58,6 +58,20 @@ def test_a_probe_takes_fewer_of_large_pictures(size: int, count: int, monkeypatc
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
+def test_what_a_gpu_loads_at_first_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device stands in for one."""
+    now, seconds = 0.0, iter([3.0, 0.1, 0.2, 0.1])
+
+    def step(model: object, images: torch.Tensor, plan: device.Plan) -> None:
+        nonlocal now
+        now += next(seconds)
+
+    monkeypatch.setattr(device, "bf16_worth_trying", lambda where: True)
+    monkeypatch.setattr(device, "_train_step", step)
+    monkeypatch.setattr(device.time, "perf_counter", lambda: now)
+    assert training_rate(build_model(SMALL).to("meta"), 8, 3) == pytest.approx(32 / 0.1)
+
+
 def test_a_larger_model_is_measured_as_slower() -> None:
     larger = ViTConfig(image_size=8, patch_size=1, width=128, depth=8, heads=4, classes=3)
     assert training_rate(build_model(SMALL), 8, 3) > 2 * training_rate(build_model(larger), 8, 3)

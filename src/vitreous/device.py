@@ -184,6 +184,8 @@ def training_rate(model: nn.Module, size: int, channels: int) -> float:
     plan = Plan(device, "bf16" if bf16_worth_trying(device) else "fp32", "", note="")
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = _noise(channels, size, device)
+    if device.type != "cpu":  # whose first step loads libraries, for seconds
+        _train_step(model, images, plan)
     return len(images) / _fastest(lambda: _train_step(model, images, plan))
 
 
