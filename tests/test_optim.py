@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vitreous.models import build_model
-from vitreous.optim import OptimConfig, build_optimizers, freeze, layer_shares, lr_at, parameter_groups, set_lr
+from vitreous.optim import (
+    FullMuon,
+    OptimConfig,
+    build_optimizers,
+    freeze,
+    layer_shares,
+    lr_at,
+    orthogonal,
+    parameter_groups,
+    set_lr,
+)
 from vitreous.vit import ViTConfig
 
 
@@ -28,6 +42,59 @@ def test_the_rate_rises_and_falls_to_zero() -> None:
     falling = [lr_at(0.1 + 0.09 * i, config) for i in range(11)]
     assert falling == sorted(falling, reverse=True)
     assert lr_at(0.0, OptimConfig(warmup=0.0)) == 1.0
+
+
+class NumberTypes(TorchDispatchMode):
+    """Collects the number types of whatever is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.seen |= {value.dtype for value in (result, *args) if isinstance(value, torch.Tensor)}
+        return result
+
+
+@pytest.mark.parametrize("built_in", [True, False])
+def test_muon_computes_in_bf16_only_where_that_is_built_in(built_in: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitreous.optim.bf16_built_in", lambda device: built_in)
+    model = build_model(ViTConfig(image_size=8, width=16, depth=1, heads=2))
+    optimizers = build_optimizers(model, OptimConfig())
+    model(torch.randn(4, 3, 8, 8)).square().sum().backward()
+    with NumberTypes() as types:
+        for optimizer in optimizers:
+            optimizer.step()
+    assert (torch.bfloat16 in types.seen) is built_in
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (8, 96), (96, 8)])
+def test_muon_in_full_precision_is_torchs_and_takes_over_its_state(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)  # so that torch's is in full precision, too
+    torch.manual_seed(0)
+    start, gradients = torch.randn(shape), torch.randn(3, *shape)
+    settings: Any = {"lr": 0.02, "weight_decay": 0.3, "momentum": 0.95, "adjust_lr_fn": "match_rms_adamw"}
+    weights = [torch.nn.Parameter(start.clone()) for _ in range(2)]
+    torchs, full = torch.optim.Muon([weights[0]], **settings), FullMuon([weights[1]], **settings)
+    for step, gradient in enumerate(gradients):
+        for weight, optimizer in zip(weights, (torchs, full), strict=True):
+            weight.grad = gradient.clone()
+            optimizer.step()
+        torch.testing.assert_close(weights[1], weights[0])
+        assert (weights[0] - start).abs().max() > 0.01
+        if step == 1:
+            full.load_state_dict(copy.deepcopy(torchs.state_dict()))
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (8, 96), (96, 8)])
+def test_an_orthogonal_matrix_has_even_singular_values(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonal(1000 * matrix, (3.4445, -4.7750, 2.0315), 8))
+    assert 0.6 < values.min() < values.max() < 1.3
+    assert torch.equal(orthogonal(torch.zeros(shape), (3.4445, -4.7750, 2.0315), 5), torch.zeros(shape))
 
 
 @pytest.mark.parametrize("name", ["muon", "adamw"])

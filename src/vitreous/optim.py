@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vitreous import parts
+from vitreous.device import bf16_built_in
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
     if config.name == "adamw":
         adamw += by_rate("matrices", config.lr, config.weight_decay)
     elif groups["matrices"]:
-        kind = WholeMuon if parts.sharded(groups["matrices"][0]) else torch.optim.Muon
+        first = groups["matrices"][0]
+        kind = WholeMuon if parts.sharded(first) else muon_for(first.device)
         muon = kind(
             by_rate("matrices", config.muon_lr, config.weight_decay),
             lr=config.muon_lr,
@@ -118,6 +120,48 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
     return optimizers
 
 
+def muon_for(device: torch.device) -> type[torch.optim.Muon]:
+    """Torch's Muon where the device computes in bf16, which its products are always made in; elsewhere our own."""
+    return torch.optim.Muon if bf16_built_in(device) else FullMuon
+
+
+class FullMuon(torch.optim.Muon):
+    """Muon in the number type of the weights. The same update and the same state as torch's.
+
+    On a processor that has to emulate bf16, as most laptops have to, torch's takes longer than the rest of the step.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step (Jordan et al. 2024), the update scaled as in Liu et al. 2025."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                momentum = self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight.grad))
+                momentum.lerp_(weight.grad, 1 - group["momentum"])
+                update = orthogonal(
+                    weight.grad.lerp(momentum, group["momentum"]), group["ns_coefficients"], group["ns_steps"]
+                )
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(weight.shape)))
+
+
+def orthogonal(matrix: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
+    """A matrix of the same shape, (rows, columns), whose singular values lie near 1, by Newton-Schulz iterations.
+
+    Each applies s -> a s + b s^3 + c s^5 to the singular values, with (a, b, c) the ``coefficients``.
+    """
+    a, b, c = coefficients
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.mT if tall else matrix
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
 class WholeMuon(torch.optim.Muon):
     """Muon for matrices of which every process holds some rows.
 
@@ -127,7 +171,7 @@ class WholeMuon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step, to the bit that of torch's Muon on the whole matrices."""
+        """One step, to the bit that of Muon on the whole matrices."""
         for group in self.param_groups:
             settings = {name: group[name] for name in self.defaults}
             for rows in group["params"]:
@@ -136,7 +180,7 @@ class WholeMuon(torch.optim.Muon):
                 momentum = self.state[rows].setdefault("momentum_buffer", torch.zeros_like(rows))
                 whole = nn.Parameter(parts.whole(rows))
                 whole.grad = parts.whole(rows.grad)
-                alone = torch.optim.Muon([whole], **settings)
+                alone = muon_for(whole.device)([whole], **settings)
                 alone.state[whole]["momentum_buffer"] = parts.whole(momentum)
                 alone.step()
                 rows.copy_(parts.part(whole.detach(), rows))
