@@ -23,7 +23,7 @@ from vitreous.classifier import Classifier
 from vitreous.config import RunConfig, override
 from vitreous.data import DataSet
 from vitreous.runs import prepare
-from vitreous.state import Diverged, Run
+from vitreous.state import Diverged, Run, compiled
 from vitreous.train import Progress, train
 
 
@@ -319,10 +319,24 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path, squares: DataSet,
 def test_a_compiled_step_learns_what_the_eager_one_does(tmp_path: Path, squares: DataSet, tiny_run: RunConfig) -> None:
     config = dataclasses.replace(tiny_run, steps=20, evaluations=0)
     eager = train(config, tmp_path / "eager", squares)
-    compiled = train(dataclasses.replace(config, compile=True), tmp_path / "compiled", squares)
+    quick = train(dataclasses.replace(config, compile=True), tmp_path / "compiled", squares)
     assert losses(tmp_path / "compiled")[20] == pytest.approx(losses(tmp_path / "eager")[20], rel=1e-3)
-    assert compiled.val_accuracy == pytest.approx(eager.val_accuracy, abs=0.1)
-    assert not any(name.startswith("_orig_mod") for name in compiled.classifier.model.state_dict())
+    assert quick.val_accuracy == pytest.approx(eager.val_accuracy, abs=0.1)
+    assert not any(name.startswith("_orig_mod") for name in quick.classifier.model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("device", "world", "mode"), [("cuda", 1, "reduce-overhead"), ("cuda", 2, None), ("cpu", 1, None)]
+)
+def test_one_gpu_replays_graphs_of_a_compiled_step(
+    device: str, world: int, mode: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What torch is asked for; whether it is quicker takes a GPU to tell (bench/speedrun.py)."""
+    asked: list[object] = []
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic, mode: asked.append(mode))
+    monkeypatch.setattr("vitreous.ranks.world", lambda: world)
+    compiled(nn.Linear(1, 1), torch.device(device))
+    assert asked == [mode]
 
 
 def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path, squares: DataSet, tiny_run: RunConfig) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class Run:
         if self.averaged is not None:
             parallel.spread(self.averaged, shard)
         spread = parallel.spread(learning, shard)
-        self.forward = torch.compile(spread, dynamic=False) if config.compile else spread
+        self.forward = compiled(spread, self.plan.device) if config.compile else spread
         self.optimizers = build_optimizers(self.model, config.optim)
         self.pictures = origin.pictures(self.images)
         unlike = origin.differing(ranks.from_first(lambda: self.pictures), self.pictures)
@@ -202,6 +202,16 @@ class Run:
         kept, where = ("what was saved before stays", " and another --out") if self.saved else ("nothing was saved", "")
         rates = f"--set optim.lr={optim.lr / 3:.1g} --set optim.muon_lr={optim.muon_lr / 3:.1g}"
         return f"{kept}.\nTry lower rates{where}: {rates}"
+
+
+def compiled(model: nn.Module, device: torch.device) -> Callable[..., Any]:
+    """The model with its passes compiled, once for each picture size.
+
+    On a GPU they are recorded as CUDA graphs and started as a whole, unless several processes share the batch, which
+    exchange gradients in the middle of the backward pass.
+    """
+    graphs = device.type == "cuda" and ranks.world() == 1
+    return torch.compile(model, dynamic=False, mode="reduce-overhead" if graphs else None)
 
 
 def check(config: RunConfig, data: DataSet) -> tuple[Images, Images]:
