@@ -69,6 +69,16 @@ def test_muon_computes_in_bf16_only_where_that_is_built_in(built_in: bool, monke
     assert (torch.bfloat16 in types.seen) is built_in
 
 
+@pytest.mark.parametrize(("first_has_it", "kind"), [(True, torch.optim.Muon), (False, FullMuon)])
+def test_all_processes_compute_muon_as_the_first_does(
+    first_has_it: bool, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitreous.optim.bf16_built_in", lambda device: not first_has_it)  # this is another one
+    monkeypatch.setattr("vitreous.ranks.told", lambda values: [float(first_has_it)])
+    _, muon = build_optimizers(build_model(ViTConfig(image_size=8, width=16, depth=1, heads=2)), OptimConfig())
+    assert type(muon) is kind
+
+
 @pytest.mark.parametrize("shape", [(24, 24), (8, 96), (96, 8)])
 def test_muon_in_full_precision_is_torchs_and_takes_over_its_state(
     shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vitreous import parts
+from vitreous import parts, ranks
 from vitreous.device import bf16_built_in
 
 
@@ -103,16 +103,17 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
     if config.name == "adamw":
         adamw += by_rate("matrices", config.lr, config.weight_decay)
     elif groups["matrices"]:
+        matrices = by_rate("matrices", config.muon_lr, config.weight_decay)
+        settings: dict[str, Any] = {
+            "lr": config.muon_lr,
+            "weight_decay": config.weight_decay,
+            "momentum": 0.95,
+            "adjust_lr_fn": "match_rms_adamw",
+        }
         first = groups["matrices"][0]
-        kind = WholeMuon if parts.sharded(first) else muon_for(first.device)
-        muon = kind(
-            by_rate("matrices", config.muon_lr, config.weight_decay),
-            lr=config.muon_lr,
-            weight_decay=config.weight_decay,
-            momentum=0.95,
-            adjust_lr_fn="match_rms_adamw",
-        )
-        optimizers.append(muon)
+        (bf16,) = ranks.told([bf16_built_in(first.device)])  # the same on all, or their weights would drift apart
+        kind = torch.optim.Muon if bf16 else FullMuon
+        optimizers.append(WholeMuon(kind, matrices, **settings) if parts.sharded(first) else kind(matrices, **settings))
     optimizers.insert(0, torch.optim.AdamW(adamw, lr=config.lr, betas=(0.9, 0.95), fused=True))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -120,20 +121,15 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
     return optimizers
 
 
-def muon_for(device: torch.device) -> type[torch.optim.Muon]:
-    """Torch's Muon where the device computes in bf16, which its products are always made in; elsewhere our own."""
-    return torch.optim.Muon if bf16_built_in(device) else FullMuon
-
-
 class FullMuon(torch.optim.Muon):
-    """Muon in the number type of the weights. The same update and the same state as torch's.
+    """Muon in the number type of the weights, with torch's settings and state. Torch's own computes in bf16.
 
-    On a processor that has to emulate bf16, as most laptops have to, torch's takes longer than the rest of the step.
+    A processor that has to emulate bf16, as most laptops have to, takes longer over that than over the rest of a step.
     """
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step (Jordan et al. 2024), the update scaled as in Liu et al. 2025."""
+        """One step (Jordan et al. 2024) with Nesterov momentum, its update scaled as in Liu et al. 2025."""
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:
@@ -166,8 +162,12 @@ class WholeMuon(torch.optim.Muon):
     """Muon for matrices of which every process holds some rows.
 
     To orthogonalise takes a whole matrix, so each in turn is put together for its step, which every process makes, and
-    keeps its own rows of.
+    keeps its own rows of. ``kind`` is the Muon that makes it.
     """
+
+    def __init__(self, kind: type[torch.optim.Muon], params: Any, **settings: Any) -> None:
+        super().__init__(params, **settings)
+        self.kind = kind
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -180,7 +180,7 @@ class WholeMuon(torch.optim.Muon):
                 momentum = self.state[rows].setdefault("momentum_buffer", torch.zeros_like(rows))
                 whole = nn.Parameter(parts.whole(rows))
                 whole.grad = parts.whole(rows.grad)
-                alone = muon_for(whole.device)([whole], **settings)
+                alone = self.kind([whole], **settings)
                 alone.state[whole]["momentum_buffer"] = parts.whole(momentum)
                 alone.step()
                 rows.copy_(parts.part(whole.detach(), rows))
