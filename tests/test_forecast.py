@@ -15,8 +15,10 @@ from test_cli import TINY, call
 from vitreous.config import Phase, RunConfig
 from vitreous.data import DataSet
 from vitreous.forecast import MEASURED, expected_accuracy, forecast
+from vitreous.jobs import plan_on
 from vitreous.models import count_flops
 from vitreous.optim import OptimConfig
+from vitreous.recipes import Wish
 from vitreous.train import train
 
 ROWS = Path(__file__).parent.parent / "bench" / "time_to_accuracy.jsonl"
@@ -81,6 +83,27 @@ def test_between_two_measured_points_the_accuracy_lies_between_theirs() -> None:
     assert low < middle < high
     assert expected_accuracy("CIFAR-10", "nano-conv", round(few)) == pytest.approx(low)
     assert expected_accuracy("CIFAR-10", "nano-conv", 10**9) == MEASURED["CIFAR-10", "nano-conv"][-1][1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "recipe"),
+    [
+        ({}, "nano-conv"),
+        ({"threads": "1", "data.val_fraction": "0.2"}, "nano-conv"),
+        ({"model.depth": "2", "recipe": "nano-conv"}, "nano-conv"),  # as planned, too
+        ({"model.width": "64"}, "nano-conv-changed"),
+        ({"optim.lr": "0.01", "recipe": "nano-conv"}, "nano-conv-changed"),
+        ({"optim.lr": "0.01", "recipe": "mine"}, "mine"),
+    ],
+)
+def test_what_was_changed_by_hand_is_not_told_the_accuracy_of_what_was_measured(
+    changes: dict[str, str], recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MEASURED, ("digits", "nano-conv"), ((2, 0.5), (1000, 0.9)))
+    config, _, told = plan_on(Wish("digits", steps=2), changes=changes)
+    assert config.recipe == recipe
+    assert (told.accuracy is not None) == (recipe == "nano-conv")
+    assert any("nobody knows" in sentence for sentence in told.sentences()) == (recipe != "nano-conv")
 
 
 def test_nothing_is_told_of_data_that_nobody_measured() -> None:

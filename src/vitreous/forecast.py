@@ -66,7 +66,7 @@ class Forecast:
             f"{self.flops / 1e12:,.1f} TFLOP of training",
         ]
         if self.accuracy is None:
-            told.append("accuracy: nobody knows, for pictures like these were never measured here")
+            told.append("accuracy: nobody knows, for no run like this on such pictures was measured here")
         else:
             told.append(f"accuracy about {self.accuracy:.0%}, as measured runs that saw as many pictures had it")
         return told
