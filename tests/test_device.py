@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vitreous import device
-from vitreous.device import bf16_pays, choose, hardware, holds, pick_device, training_rate
+from vitreous.device import bf16_built_in, bf16_pays, choose, hardware, holds, pick_device, training_rate
 from vitreous.models import build_model
 from vitreous.vit import Attention, ViTConfig
 
@@ -102,8 +102,12 @@ def test_the_fastest_candidate_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (plan.precision, plan.attention) == ("bf16", "explicit")
 
 
-@pytest.mark.parametrize(("seconds", "steps"), [(0.1, 12), (1.0, 3), (30.0, 1)])
-def test_a_probe_of_a_slow_model_ends_early(seconds: float, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("built_in", "seconds", "steps"), [(True, 0.1, 12), (True, 1.0, 3), (True, 30.0, 1), (False, 30.0, 1)]
+)
+def test_a_probe_of_a_slow_model_ends_early(
+    built_in: bool, seconds: float, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now, taken = 0.0, []
 
     def step(model: object, images: object, plan: device.Plan) -> None:
@@ -111,13 +115,14 @@ def test_a_probe_of_a_slow_model_ends_early(seconds: float, steps: int, monkeypa
         now += seconds
         taken.append((plan.precision, plan.attention))
 
-    monkeypatch.setattr(device, "bf16_worth_trying", lambda where: True)
+    monkeypatch.setattr(device, "bf16_built_in", lambda where: built_in)
+    monkeypatch.setattr(device, "bf16_pays", lambda where: True)
     monkeypatch.setattr(device, "_train_step", step)
     monkeypatch.setattr(device.time, "perf_counter", lambda: now)
     model = build_model(SMALL)
     plan = choose(model, 8, 3, "auto", "auto")
     assert len(taken) == steps
-    assert taken[0] == ("bf16", "explicit")
+    assert taken[0] == ("bf16" if built_in else "fp32", "explicit")
     assert (plan.precision, plan.attention) in taken
     assert {module.path for module in model.modules() if isinstance(module, Attention)} == {plan.attention}
     assert (f"{4 - steps} other ways not tried" in plan.note) == (steps < 4)
@@ -168,6 +173,33 @@ def test_memory_of_freed_arrays_is_kept_so_that_the_next_ones_cost_no_page_fault
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 100  # 200,000 without
+
+
+@pytest.mark.parametrize(
+    ("system", "said", "built_in"),
+    [
+        ("Windows", {"avx512_bf16": True}, True),
+        ("Linux", {"amx_bf16": True}, True),
+        ("Linux", {"avx2": True, "avx512_bf16": False}, False),
+        ("Linux", {"bf16": True}, True),
+        ("Darwin", {"bf16": True}, False),
+    ],
+)
+def test_bf16_counts_as_built_in_where_torch_makes_use_of_it(
+    system: str, said: dict[str, bool], built_in: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: said, raising=False)
+    assert bf16_built_in(torch.device("cpu")) is built_in
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_an_older_torch_is_asked_for_bf16_as_it_can_be(said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: said, raising=False)
+    assert bf16_built_in(torch.device("cpu")) is said
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    assert bf16_built_in(torch.device("cpu")) is False
 
 
 @pytest.mark.parametrize(("said", "precision"), [({"avx512_bf16": True}, "bf16"), ({"avx512_bf16": False}, "fp32")])

@@ -78,18 +78,18 @@ def choose(model: nn.Module, size: int, channels: int, precision: str, attention
     """
     device = next(model.parameters()).device
     asked = "auto" not in (precision, attention)
-    if not by_clock:
-        precision = ("bf16" if bf16_built_in(device) else "fp32") if precision == "auto" else precision
-        attention = ("explicit" if device.type == "cpu" else "fused") if attention == "auto" else attention
-    precisions = ["fp32", "bf16"] if precision == "auto" else [precision]
-    if precision == "auto" and device.type == "cpu" and not bf16_worth_trying(device):
-        precisions = ["fp32"]
-    paths = list(ATTENTION_PATHS) if attention == "auto" else [attention]
+    precisions, paths = [precision], [attention]
+    if precision == "auto":  # the likely winner first, should there be time for no other, or no clock to decide
+        precisions = ["bf16", "fp32"] if bf16_built_in(device) else ["fp32", "bf16"]
+        if not by_clock or (device.type == "cpu" and not bf16_worth_trying(device)):
+            precisions = precisions[:1]
+    if attention == "auto":
+        likely = "explicit" if device.type == "cpu" else "fused"
+        paths = sorted(ATTENTION_PATHS, key=lambda path: path != likely)
+        paths = paths if by_clock else paths[:1]
     if not any(isinstance(module, Attention) for module in model.modules()):
         paths = paths[:1]
     candidates = [(p, a) for p in precisions for a in paths]
-    if device.type == "cpu":
-        candidates.reverse()  # the likely winner first, should there be time for no other
     rates: dict[tuple[str, str], float] = {}
     if len(candidates) > 1:
         images = _noise(channels, size, device)
@@ -161,8 +161,14 @@ def bf16_built_in(device: torch.device) -> bool:
     """Whether the device says that it computes in bf16, without trying."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    said = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
-    return any(said.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+    if device.type != "cpu":
+        return False
+    if not hasattr(torch.cpu, "get_capabilities"):  # an older torch
+        return getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+    said, names = torch.cpu.get_capabilities(), ["avx512_bf16", "amx_bf16"]
+    if platform.system() == "Linux":  # on other systems torch makes no use of what ARM processors have
+        names += ["bf16", "sve_bf16"]
+    return any(said.get(name, False) for name in names)
 
 
 def matrix_rate(device: torch.device) -> float:
