@@ -86,24 +86,27 @@ def test_what_was_asked_for_is_taken_without_a_probe(monkeypatch: pytest.MonkeyP
     assert (plan.precision, plan.attention, plan.device.type) == ("fp32", "explicit", "cpu")
 
 
-def test_the_fastest_candidate_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(10**6))
-    slow = {("fp32", "fused"): 4, ("fp32", "explicit"): 3, ("bf16", "fused"): 2, ("bf16", "explicit"): 1}
-    now = 0.0
+@pytest.mark.parametrize("built_in", [True, False])
+@pytest.mark.parametrize("fastest", [("fp32", "fused"), ("fp32", "explicit"), ("bf16", "fused"), ("bf16", "explicit")])
+def test_the_fastest_candidate_wins(built_in: bool, fastest: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now, steps = 0.0, 0
 
     def step(model: object, images: object, plan: device.Plan) -> None:
-        nonlocal now
-        now += slow[plan.precision, plan.attention] + 1e-9 * next(clock)
+        nonlocal now, steps
+        slow_start = 0.5 * (steps == 0)
+        now += slow_start + (0.01 if (plan.precision, plan.attention) == fastest else 0.02)
+        steps += 1
 
-    monkeypatch.setattr(device, "bf16_worth_trying", lambda where: True)
+    monkeypatch.setattr(device, "bf16_built_in", lambda where: built_in)
+    monkeypatch.setattr(device, "bf16_pays", lambda where: True)
     monkeypatch.setattr(device, "_train_step", step)
     monkeypatch.setattr(device.time, "perf_counter", lambda: now)
     plan = choose(build_model(SMALL), 8, 3, "auto", "auto")
-    assert (plan.precision, plan.attention) == ("bf16", "explicit")
+    assert (plan.precision, plan.attention) == fastest
 
 
 @pytest.mark.parametrize(
-    ("built_in", "seconds", "steps"), [(True, 0.1, 12), (True, 1.0, 3), (True, 30.0, 1), (False, 30.0, 1)]
+    ("built_in", "seconds", "steps"), [(True, 0.1, 13), (True, 0.9, 3), (True, 30.0, 1), (False, 30.0, 1)]
 )
 def test_a_probe_of_a_slow_model_ends_early(
     built_in: bool, seconds: float, steps: int, monkeypatch: pytest.MonkeyPatch
@@ -125,7 +128,9 @@ def test_a_probe_of_a_slow_model_ends_early(
     assert taken[0] == ("bf16" if built_in else "fp32", "explicit")
     assert (plan.precision, plan.attention) in taken
     assert {module.path for module in model.modules() if isinstance(module, Attention)} == {plan.attention}
-    assert (f"{4 - steps} other ways not tried" in plan.note) == (steps < 4)
+    untried = {13: "images/s", 3: "2 other ways not tried", 1: "3 other ways not tried"}[steps]
+    assert untried in plan.note
+    assert ("not tried" in plan.note) == (steps < 13)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from vitreous.models import build_model
 from vitreous.optim import (
     FullMuon,
     OptimConfig,
+    WholeMuon,
     build_optimizers,
     freeze,
     layer_shares,
@@ -97,6 +98,20 @@ def test_muon_in_full_precision_is_torchs_and_takes_over_its_state(
         assert (weights[0] - start).abs().max() > 0.01
         if step == 1:
             full.load_state_dict(copy.deepcopy(torchs.state_dict()))
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Muon, FullMuon])
+def test_muon_of_parts_is_muon_of_the_whole(kind: type[torch.optim.Muon]) -> None:
+    """One process holds all rows; of two, test_parallel.py."""
+    settings: Any = {"lr": 0.02, "weight_decay": 0.3, "momentum": 0.95, "adjust_lr_fn": "match_rms_adamw"}
+    weights = [torch.nn.Parameter(torch.ones(8, 24)) for _ in range(2)]
+    optimizers = kind([weights[0]], **settings), WholeMuon(kind, [weights[1]], **settings)
+    for gradient in torch.randn(3, 8, 24, generator=torch.Generator().manual_seed(0)):
+        for weight, optimizer in zip(weights, optimizers, strict=True):
+            weight.grad = gradient.clone()
+            optimizer.step()
+    assert torch.equal(*weights)
+    assert not torch.equal(weights[0], torch.ones(8, 24))
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (8, 96), (96, 8)])

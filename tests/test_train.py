@@ -140,7 +140,7 @@ def test_a_last_look_that_takes_much_of_the_budget_is_said(
 
 @pytest.mark.parametrize(
     ("seconds_a_picture", "looked_at", "expected"),
-    [(0.01, [25, 32, 32], 0.35), (0.1, [25], 3.5), (0.035, [25, 32], 1.2)],
+    [(0.01, [2, 25, 32, 32], 0.35), (0.1, [2, 25], 3.5), (0.035, [2, 25, 32], 1.2)],
 )
 def test_the_last_look_is_foreseen_from_few_pictures_where_they_take_long(
     seconds_a_picture: float,
@@ -155,8 +155,8 @@ def test_the_last_look_is_foreseen_from_few_pictures_where_they_take_long(
 
     def logits(self: Classifier, pixels: torch.Tensor) -> None:
         nonlocal now
+        now += seconds_a_picture * len(pixels) + 5.0 * (not counts)  # the first call of all loads something
         counts.append(len(pixels))
-        now += seconds_a_picture * len(pixels)
 
     monkeypatch.setattr(Classifier, "logits", logits)
     monkeypatch.setattr(looks.time, "perf_counter", lambda: now)
@@ -323,6 +323,15 @@ def test_a_compiled_step_learns_what_the_eager_one_does(tmp_path: Path, squares:
     assert losses(tmp_path / "compiled")[20] == pytest.approx(losses(tmp_path / "eager")[20], rel=1e-3)
     assert quick.val_accuracy == pytest.approx(eager.val_accuracy, abs=0.1)
     assert not any(name.startswith("_orig_mod") for name in quick.classifier.model.state_dict())
+
+
+@pytest.mark.parametrize("built_in", [True, False])
+def test_the_number_type_of_muon_is_told(
+    built_in: bool, tmp_path: Path, squares: DataSet, tiny_run: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitreous.optim.bf16_built_in", lambda device: built_in)
+    run = Run(override(tiny_run, {"optim.name": "muon"}), tmp_path, squares, time.monotonic())
+    assert ("Muon in fp32, as bf16 is not built in" in run.plan.note) is not built_in
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ PROBE = dataclasses.replace(
     CONV, augment=AugmentConfig(flip=False, shift=0.0), optim=OptimConfig("adamw", lr=1e-2, freeze=True), probe=True
 )
 MUON = dataclasses.replace(PATCH, optim=OptimConfig("muon"), steps=8)
-"""Few steps: it orthogonalises in bf16, so that a difference in the last bit grows a hundredfold in ten steps."""
+"""Few steps: it may orthogonalise in bf16, so that a difference in the last bit grows a hundredfold in ten steps."""
 MUON_PARTS = dataclasses.replace(MUON, shard=True)
 RESHAPED = dataclasses.replace(PATCH, steps=60)
 """Goes on after step 20 on two processes, where the second is asked to stop at step 40."""

@@ -92,12 +92,13 @@ class RunConfig:
     evaluations: int = 8
     """How often validation accuracy is measured on the way (on at most 1,000 pictures; on all of them at the end)."""
     precision: str = "auto"
-    """``fp32``, ``bf16`` or ``auto``: what a probe of a second measures fastest."""
+    """``fp32``, ``bf16`` or ``auto``: what a probe of a second or two measures fastest."""
     attention: str = "auto"
     """``fused``, ``explicit`` or ``auto``, likewise."""
     compile: bool = False
     """Compile the step with torch.compile: tens of seconds for each picture size, then about a tenth faster with the
-    plain stem on CPUs, no faster with the conv stem (docs/results.md); for runs of a quarter of an hour and more."""
+    plain stem on CPUs, no faster with the conv stem (docs/results.md); for runs of a quarter of an
+    hour and more. On a single GPU into CUDA graphs."""
     shard: bool | None = None
     """Of several processes, whether each holds a part of every weight (FSDP2) instead of a copy; null: where the state
     of a copy would take more than half of a GPU."""

@@ -71,6 +71,8 @@ def pick_device(name: str) -> torch.device:
 def choose(model: nn.Module, size: int, channels: int, precision: str, attention: str, by_clock: bool = True) -> Plan:
     """Measures the candidate ways to run one training step of ``model``, where it is, and sets it to the fastest.
 
+    On a processor no step begins after ``PATIENCE``, so that of a large model the likely winner alone may be measured.
+
     ``precision`` and ``attention`` are ``auto`` or fix that choice. Not ``by_clock``, which would let a slow moment
     decide, they follow from the device alone, so that the same run is computed the same way again. Leaves the model's
     weights, and torch's random state, as they were. Several processes measure at once, as they will train, and the
@@ -93,16 +95,19 @@ def choose(model: nn.Module, size: int, channels: int, precision: str, attention
     rates: dict[tuple[str, str], float] = {}
     if len(candidates) > 1:
         images = _noise(channels, size, device)
-        begun = time.perf_counter()
+        begun, warm = time.perf_counter(), False
         with _buffers_restored(model):
-            for candidate in candidates * ROUNDS:  # in turn, so that a slow moment of the machine hits every one
+            # in turn, so that a slow moment of the machine hits every one; the first step of all is slow and extra
+            for candidate in [candidates[0], *candidates * ROUNDS]:
                 start = time.perf_counter()
                 if rates and device.type == "cpu" and start - begun > PATIENCE:
                     break
                 use_attention(model, candidate[1])
                 _train_step(model, images, Plan(device, *candidate, note=""))
-                rate = len(images) / (time.perf_counter() - start)
-                rates[candidate] = max(rate, rates.get(candidate, 0.0))
+                seconds = time.perf_counter() - start
+                if warm or (device.type == "cpu" and seconds > PATIENCE):  # or there is no time for another
+                    rates[candidate] = max(len(images) / seconds, rates.get(candidate, 0.0))
+                warm = True
     candidates, rates = ranks.from_first(lambda: (candidates, rates))
     best, *others = sorted(rates or candidates, key=lambda candidate: -rates.get(candidate, 0.0))
     untried = len(candidates) - len(rates) if rates else 0

@@ -2,7 +2,8 @@
 
 The speed is measured on real steps of the very config, a few at each picture size. The accuracy is read off runs that
 were measured (bench/time_to_accuracy.jsonl): it depends on the data, the stem and how many pictures are seen, and
-hardly on the machine. For data that was never measured nobody knows it, and so it is not told.
+hardly on the machine. For other data, other picture sizes and recipes changed by hand nobody knows it, and so it is not
+told.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ MEASURED: dict[tuple[str, str], Curve] = {
 }
 """(data set, recipe) -> (pictures seen, mean test accuracy): the means over the seeds of bench/time_to_accuracy.jsonl,
 for CIFAR-10 of its JPEG copy."""
+SIDE = 32
+"""Of the pictures of those runs, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Forecast:
     flops: float
     """Floating-point operations of all training steps, forwards and backwards."""
     accuracy: float | None
-    """On pictures never seen; None where no such data was measured."""
+    """On pictures never seen; None where no such run was measured."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -112,7 +115,7 @@ def forecast(config: RunConfig, data: DataSet, started: float) -> Forecast:
         epochs=images / len(run.images),
         images_per_second=images / training,
         flops=flops,
-        accuracy=expected_accuracy(data.name, config.recipe, images),
+        accuracy=expected_accuracy(data.name, config.recipe, images) if config.model.image_size == SIDE else None,
     )
 
 

@@ -58,7 +58,17 @@ def train_on(
 
 
 BESIDE_THE_RECIPE = (
-    *("data.", "budget", "epochs", "steps", "seed", "evaluations"),
+    *(
+        "data.source",
+        "data.images",
+        "data.seed",
+        "data.val_fraction",
+        "budget",
+        "epochs",
+        "steps",
+        "seed",
+        "evaluations",
+    ),
     *("device", "threads", "precision", "attention", "compile", "shard"),
 )
 """Settings that leave a run of the recipe that it is named after: which pictures, how long and on what."""

@@ -60,8 +60,9 @@ def final_seconds(classifier: Classifier, validation: Images) -> float:
     Several processes take the first one's figure: each must look at the same pictures.
     """
     classifier.model.eval()  # or a batch normalisation would learn from pictures that are not for training
+    classifier.logits(validation.pixels[:2])  # the first call of all may load libraries, for seconds
     each = []
-    for count in (25, 250, 250):  # the first call is small, for a large model's sake, and the first of a size slow
+    for count in (25, 250, 250):  # few at first, for a large model's sake; then twice, for the first of a size is slow
         start = time.perf_counter()
         pixels = validation.pixels[:count]  # decoded here where they are not in memory
         classifier.logits(pixels)

@@ -122,7 +122,7 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
 
 
 class FullMuon(torch.optim.Muon):
-    """Muon in the number type of the weights, with torch's settings and state. Torch's own computes in bf16.
+    """Muon in the number type of the weights, as it is used here, with torch's state. Torch's own computes in bf16.
 
     A processor that has to emulate bf16, as most laptops have to, takes longer over that than over the rest of a step.
     """
@@ -134,7 +134,10 @@ class FullMuon(torch.optim.Muon):
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
-                momentum = self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight.grad))
+                state = self.state[weight]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(weight.grad)
+                momentum = state["momentum_buffer"]
                 momentum.lerp_(weight.grad, 1 - group["momentum"])
                 update = orthogonal(
                     weight.grad.lerp(momentum, group["momentum"]), group["ns_coefficients"], group["ns_steps"]

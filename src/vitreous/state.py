@@ -7,7 +7,9 @@ Not here: when to step, look, save and stop (train.py), the batches (batches.py)
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from vitreous.config import RunConfig
 from vitreous.data import DataSet, Images
 from vitreous.device import choose, hardware, keep_memory, pick_device
 from vitreous.models import build_model, count_parameters
-from vitreous.optim import build_optimizers, freeze, lr_at, set_lr
+from vitreous.optim import FullMuon, build_optimizers, freeze, lr_at, set_lr
 from vitreous.probing import Vectors
 from vitreous.saving import Saver
 
@@ -72,6 +74,8 @@ class Run:
         spread = parallel.spread(learning, shard)
         self.forward = compiled(spread, self.plan.device) if config.compile else spread
         self.optimizers = build_optimizers(self.model, config.optim)
+        if any(isinstance(optimizer, FullMuon) for optimizer in self.optimizers):
+            self.plan = dataclasses.replace(self.plan, note=f"{self.plan.note}; Muon in fp32, as bf16 is not built in")
         self.pictures = origin.pictures(self.images)
         unlike = origin.differing(ranks.from_first(lambda: self.pictures), self.pictures)
         for number, differing in enumerate(ranks.each(unlike)):
@@ -208,9 +212,10 @@ def compiled(model: nn.Module, device: torch.device) -> Callable[..., Any]:
     """The model with its passes compiled, once for each picture size.
 
     On a GPU they are recorded as CUDA graphs and started as a whole, unless several processes share the batch, which
-    exchange gradients in the middle of the backward pass.
+    exchange gradients in the middle of the backward pass, or this is not the main thread, where older torch cannot.
     """
-    graphs = device.type == "cuda" and ranks.world() == 1
+    alone = ranks.world() == 1 and threading.current_thread() is threading.main_thread()
+    graphs = device.type == "cuda" and alone
     return torch.compile(model, dynamic=False, mode="reduce-overhead" if graphs else None)
 
 
