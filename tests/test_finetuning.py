@@ -171,7 +171,7 @@ def test_the_command_goes_on_from_a_run_and_from_a_file(tmp_path: Path) -> None:
     probed = call("train", "digits", "--from", tmp_path / "first", "--probe", "--out", tmp_path / "probed", *common)
     assert probed.exit_code == 0, probed.stderr
     assert "what the head reads of each is computed once" in probed.stderr
-    assert Classifier.load(tmp_path / "probed").provenance["recipe"] == "probe"
+    assert Classifier.load(tmp_path / "probed").provenance["recipe"] == "probe-changed"
     again = call("train", "digits", "--config", tmp_path / "probed" / "config.json", "--out", tmp_path / "again")
     assert again.exit_code == 0, again.stderr
     one, two = (Classifier.load(tmp_path / name).model.state_dict() for name in ("probed", "again"))
