@@ -57,20 +57,17 @@ def train_on(
         return train(config, out, data, watch=watch, started=started, notes=notes, weights=_weights(config, data))
 
 
-BESIDE_THE_RECIPE = (
-    *(
-        "data.source",
-        "data.images",
-        "data.seed",
-        "data.val_fraction",
-        "budget",
-        "epochs",
-        "steps",
-        "seed",
-        "evaluations",
-    ),
-    *("device", "threads", "precision", "attention", "compile", "shard"),
-)
+BESIDE_THE_RECIPE = {
+    "data.source",
+    "data.images",
+    "data.seed",
+    "data.val_fraction",
+    "budget",
+    "epochs",
+    "steps",
+    "seed",
+}
+BESIDE_THE_RECIPE |= {"evaluations", "device", "threads", "precision", "attention", "compile", "shard"}
 """Settings that leave a run of the recipe that it is named after: which pictures, how long and on what."""
 
 
@@ -108,7 +105,7 @@ def _planned(wish: Wish, changes: Mapping[str, str], data_root: Path | None) -> 
         raise ValueError(f"the weights of {wish.weights} decide on the model: leave --set model... out")
     before, after = flat(asdict(chosen)), flat(asdict(config))
     changed = [path for path in changes if after.get(path) != before.get(path)]
-    if config.recipe == chosen.recipe and not all(path.startswith(BESIDE_THE_RECIPE) for path in changed):
+    if config.recipe == chosen.recipe and not BESIDE_THE_RECIPE.issuperset(changed):
         config = replace(config, recipe=f"{config.recipe}-changed")  # or it would be taken for what was measured
     asked = [f"as asked: {path}={changes[path]}" for path in changed]
     return config, data, [*_notes(data), *reasons, *asked]

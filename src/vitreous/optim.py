@@ -124,7 +124,7 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
 class FullMuon(torch.optim.Muon):
     """Muon in the number type of the weights, as it is used here, with torch's state. Torch's own computes in bf16.
 
-    A processor that has to emulate bf16, as most laptops have to, takes longer over that than over the rest of a step.
+    A processor that has to emulate bf16 can take longer over that than over the rest of a step (docs/log.md).
     """
 
     @torch.no_grad()
