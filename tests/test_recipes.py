@@ -108,13 +108,16 @@ def test_long_runs_shift_pictures_further_than_short_ones_and_the_shortest_not_a
 
 
 def stopwatch(rates: dict[int, float], seen: list[int] | None = None) -> Callable[[nn.Module, int, int], float]:
-    """In place of the clock: pictures a second by the width of the model, whose widths go into ``seen``."""
+    """In place of the clock: pictures a second by the width of the model, half as many again at 24 pixels.
+
+    The widths go into ``seen``.
+    """
 
     def rate(model: nn.Module, size: int, channels: int) -> float:
         width = cast(ViT, model).config.width
         if seen is not None:
             seen.append(width)
-        return rates[width]
+        return rates[width] * (1.5 if size == 24 else 1.0)
 
     return rate
 
@@ -123,19 +126,37 @@ def test_how_often_pictures_are_seen_is_told_from_the_speed_of_the_very_model(mo
     measured: list[int] = []
     monkeypatch.setattr(recipes, "training_rate", stopwatch({128: 1000.0}, measured))
     _, notes = plan(Wish("pets", budget=60.0), pictures(32, count=44_000))
-    # 60 % of the time on pictures of 24 pixels, which cost 9/16: 1000 * (0.6 * 16/9 + 0.4) * 60 s / 44,000
-    assert any("about 2.0 epochs are expected" in note for note in notes)
-    assert measured == [128]  # a larger model would see them less often still, which needs no clock
+    # 60 % of the time on pictures of 24 pixels: 1000 * (0.6 * 1.5 + 0.4) * 60 s / 44,000
+    assert any("about 1.8 epochs are expected" in note for note in notes)
+    assert measured == [128, 128]  # a larger model would see them less often still, which needs no clock
 
 
 def test_a_fast_machine_and_many_pictures_get_a_larger_model(monkeypatch: pytest.MonkeyPatch) -> None:
     many = pictures(8, count=40_000)
-    for rate, size in ((1e3, "nano"), (1e5, "tiny")):
-        monkeypatch.setattr(recipes, "training_rate", stopwatch({128: rate, 192: rate, 384: rate / 10}))
+    for rate, size, often in ((1e3, "nano", 15), (2e4, "mini", 15), (1e5, "tiny", 50)):
+        rates = {128: rate, 256: rate / 2, 192: rate / 2, 384: rate / 10}
+        monkeypatch.setattr(recipes, "training_rate", stopwatch(rates))
         config, notes = plan(Wish("pets", budget=60.0), many)
         assert config.recipe == f"{size}-conv"
-        assert any("50 times" in note for note in notes)
+        assert any(f"{often} times" in note for note in notes)
+    plain, _ = plan(Wish("pets", budget=60.0, stem="patch"), many)
+    assert plain.recipe == "tiny-patch"
+    monkeypatch.setattr(recipes, "training_rate", stopwatch({128: 3e4, 256: 2e4}))
+    plain, notes = plan(Wish("pets", budget=60.0, stem="patch"), many)
+    assert plain.recipe == "nano-patch"
+    assert any("50 times" in note for note in notes)
     few, _ = plan(Wish("pets", budget=60.0), pictures(8, count=400))
     assert few.recipe == "nano-conv"
     asked, _ = plan(Wish("pets", budget=60.0, size="nano"), many)
     assert asked.recipe == "nano-conv"
+
+
+def test_long_runs_of_models_larger_than_nano_mix_pictures() -> None:
+    many = pictures(8, count=40_000)
+    mixed = {
+        (size, epochs): plan(Wish("pets", epochs=epochs, size=size), many)[0].augment.cutmix
+        for size in ("nano", "mini", "tiny")
+        for epochs in (5.0, 20.0)
+    }
+    assert {key for key, share in mixed.items() if share} == {("mini", 20.0), ("tiny", 20.0)}
+    assert plan(Wish("pets", epochs=20.0, size="mini", model="fastcnn"), many)[0].augment.cutmix == 0

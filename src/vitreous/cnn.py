@@ -56,12 +56,14 @@ class CNNConfig:
 CNN_PRESETS: dict[str, dict[str, tuple[tuple[int, ...], int]]] = {
     "resnet": {
         "nano": ((32, 64, 128), 1),
+        "mini": ((64, 128, 256), 1),
         "tiny": ((64, 128, 256), 2),
         "small": ((128, 256, 512), 2),
         "base": ((192, 384, 768), 4),
     },
     "fastcnn": {
         "nano": ((64, 128, 128), 1),
+        "mini": ((80, 192, 192), 1),
         "tiny": ((96, 256, 256), 1),
         "small": ((192, 512, 512), 2),
         "base": ((256, 768, 768), 4),

@@ -47,17 +47,22 @@ class Wish:
 
 
 LARGEST_BATCH = 128
-GROWING = {"patch": ((0.5, 0.3), (0.75, 0.4), (1.0, 0.3)), "conv": ((0.75, 0.6), (1.0, 0.4))}
-"""(size in shares of the training size, share of the run) by stem: progressive resizing."""
+GROWING = ((0.5, 0.3), (0.75, 0.4), (1.0, 0.3))
+"""(size in shares of the training size, share of the run): progressive resizing."""
+GROWING_LIGHT = ((0.75, 0.6), (1.0, 0.4))
+"""Likewise, for the conv stem at ``nano`` and for CNNs, where the smallest pictures are hardly cheaper."""
 SHORT_RUN, LONG_RUN = 1.5, 10
 """Epochs from which pictures are shifted, and shifted further: a picture that is seen once is new without it."""
 LONG_RUN_DECAY = 0.3
 """Weight decay from ``LONG_RUN`` epochs on, where what is learned by heart has to be forgotten."""
-SEEN_OFTEN = 50
-"""Times that a run must see each picture before a larger model is worth its time."""
+SEEN_OFTEN, SEEN_OFTEN_MINI = 50, 15
+"""Times that a run must see each picture before a larger model is worth its time; the conv stem at ``mini``."""
+MIXED_SHARE = 0.5
+"""Of the batches of a long run are mixed by CutMix, from ``mini`` on: such models learn pictures by heart sooner."""
 PARAMETERS_A_PICTURE = 200
 """Training pictures limit the model too: a larger one learns few pictures by heart. Both limits are judgement, from
-published runs (Hassani et al. 2021: 0.3 M parameters, 200 epochs, 89 %; 3.8 M, 300 epochs, 96.5 %) and not measured."""
+published runs (Hassani et al. 2021: 0.3 M parameters, 200 epochs, 89 %; 3.8 M, 300 epochs, 96.5 %) and not measured,
+but for the one of ``mini``."""
 
 
 def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
@@ -78,7 +83,7 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
         model = model_for(family, size, wish.stem, side, channels, classes)
         if wish.any_size and isinstance(model, ViTConfig) and model.stem == "conv":
             model = replace(model, stem_norm="picture")
-        return model, () if wish.any_size or side < 32 else growing(model)
+        return model, () if wish.any_size or side < 32 else growing(size, model)
 
     size = wish.size or "nano"
     model, phases = fitted(size)
@@ -86,10 +91,11 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
     if wish.size is None:
         for larger in list(PRESETS)[1:]:
             candidate, its_phases = fitted(larger)
-            if epochs < SEEN_OFTEN or _parameters(candidate) > PARAMETERS_A_PICTURE * count:
+            needed = seen_often(larger, candidate)
+            if epochs < needed or _parameters(candidate) > PARAMETERS_A_PICTURE * count:
                 break  # without a measurement: no larger one would see more
             its_epochs = expected_epochs(wish, candidate, count, batch, its_phases)
-            if its_epochs < SEEN_OFTEN:
+            if its_epochs < needed:
                 break
             size, model, phases, epochs = larger, candidate, its_phases, its_epochs
     patch = model.patch_size
@@ -97,9 +103,9 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
     notes.append(f"{size}: {describe(model)}, {_parameters(model):,} parameters")
     if wish.size is None:
         notes.append(
-            f"{size} is the largest size that sees each of {count:,} pictures {SEEN_OFTEN} times"
+            f"{size} is the largest size that sees each of {count:,} pictures {seen_often(size, model)} times"
             if size != "nano"
-            else f"no larger size than nano would see each of {count:,} pictures {SEEN_OFTEN} times, "
+            else f"no larger size than nano would see each of {count:,} pictures {seen_often('mini', model)} times, "
             f"or there are too few for it"
         )
     if isinstance(model, ViTConfig):
@@ -121,13 +127,15 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
     shift = 0.125 if epochs >= LONG_RUN else 0.0625 if epochs >= SHORT_RUN else 0.0
     moved = f"shifted by up to {shift:.1%} of their side" if shift else "not shifted"
     optim = OptimConfig(weight_decay=LONG_RUN_DECAY) if epochs >= LONG_RUN else OptimConfig()
+    mixed = MIXED_SHARE if epochs >= LONG_RUN and size != "nano" and family == "vit" else 0.0
     notes.append(
         f"about {epochs:.1f} epochs are expected, so pictures are {moved}, the weight decay {optim.weight_decay:g}"
+        + f", and {mixed:.0%} of the batches are mixed by CutMix" * bool(mixed)
     )
     config = RunConfig(
         data=DataConfig(source=wish.source, val_fraction=wish.val_fraction),
         model=model,
-        augment=AugmentConfig(flip=flips, shift=shift),
+        augment=AugmentConfig(flip=flips, shift=shift, cutmix=mixed),
         optim=optim,
         budget=wish.budget,
         epochs=wish.epochs,
@@ -157,7 +165,7 @@ def model_for(family: str, size: str, stem: str | None, side: int, channels: int
             widths = widths[1:]
         return CNNConfig(family, side, channels, classes, widths, depth)
     stem, dial = stem or "conv", PRESETS[size]
-    light = stem == "conv" and size == "nano"  # where time is short, convolutions repay it before blocks do
+    light = stem == "conv" and size in ("nano", "mini")  # where time is short, convolutions repay it before blocks do
     return ViTConfig(
         image_size=side,
         patch_size=patch_for(side),
@@ -172,11 +180,18 @@ def model_for(family: str, size: str, stem: str | None, side: int, channels: int
     )
 
 
-def growing(model: ModelConfig) -> tuple[Phase, ...]:
+def seen_often(size: str, model: ModelConfig) -> int:
+    """How often a run must see each picture before ``model``, of that ``size``, is worth its time."""
+    conv = isinstance(model, ViTConfig) and model.stem == "conv"
+    return SEEN_OFTEN_MINI if size == "mini" and conv else SEEN_OFTEN
+
+
+def growing(size: str, model: ModelConfig) -> tuple[Phase, ...]:
     """Progressive resizing: small pictures first, the model's own size last; none where that is not whole patches."""
     if model.image_size % model.patch_size:
         return ()
-    growth = GROWING[model.stem if isinstance(model, ViTConfig) else "conv"]
+    light = model.stem == "conv" and size == "nano" if isinstance(model, ViTConfig) else True
+    growth = GROWING_LIGHT if light else GROWING
     patch = model.patch_size
     return tuple(Phase(round(model.image_size * factor / patch) * patch, share) for factor, share in growth)
 
@@ -184,7 +199,7 @@ def growing(model: ModelConfig) -> tuple[Phase, ...]:
 def expected_epochs(wish: Wish, model: ModelConfig, count: int, batch: int, phases: tuple[Phase, ...]) -> float:
     """How often the run will see each picture; for a budget an estimate, from a few steps of the model here.
 
-    The time of a step on smaller pictures is taken to shrink as their pixels do.
+    Steps are timed at every picture size of the run.
     """
     if wish.epochs is not None:
         return wish.epochs
@@ -192,10 +207,10 @@ def expected_epochs(wish: Wish, model: ModelConfig, count: int, batch: int, phas
         return wish.steps * batch / count
     assert wish.budget is not None
     side = model.image_size
-    rate = training_rate(_built(model).to(pick_device(wish.device)), side, model.channels)
+    built = _built(model).to(pick_device(wish.device))
     parts = [(phase.size, phase.share) for phase in phases] or [(side, 1.0)]
-    quicker = sum(share * (side / size) ** 2 for size, share in parts) / sum(share for _, share in parts)
-    return wish.budget * rate * quicker / count
+    rate = sum(share * training_rate(built, size, model.channels) for size, share in parts)
+    return wish.budget * rate / sum(share for _, share in parts) / count
 
 
 def sizes_around(side: int, patch: int) -> tuple[int, ...]:

@@ -80,8 +80,8 @@ def combine(options: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[dict
         options["model"] = options["model"] or family
     if renamed and not options["weights"]:  # the rest of the new recipe is that of the file's
         size = _size(options["model"] or "vit", left)
-        if size and options["stem"] is not None:
-            overruled |= _by_stem(size, left)
+        if size and (options["stem"] is not None or options["size"] is not None):
+            overruled |= _of_recipe(size, left)
         own = {"size": size, "stem": left.get("model.stem"), "any_size": bool(left.get("sizes")) or None}
         options |= {name: value for name, value in own.items() if options[name] is None}
     return options, {
@@ -105,11 +105,11 @@ def _size(family: str, values: Mapping[str, Any]) -> str | None:
     return named if named in PRESETS else None
 
 
-def _by_stem(size: str, values: Mapping[str, Any]) -> set[str]:
-    """What a file has of the recipe of its size and stem, so that another stem decides it anew; the rest is by hand."""
+def _of_recipe(size: str, values: Mapping[str, Any]) -> set[str]:
+    """What a file has of the recipe of its size and stem, so that another one decides it anew; the rest is by hand."""
     model = _model("vit", size, values.get("model.stem"), values)
     assert isinstance(model, ViTConfig)
-    phases = [dataclasses.asdict(phase) for phase in growing(model)]
+    phases = [dataclasses.asdict(phase) for phase in growing(size, model)]
     given = {"model.depth": model.depth, "model.mlp_ratio": model.mlp_ratio, "phases": phases}
     return {path for path, value in given.items() if values.get(path) == value}
 

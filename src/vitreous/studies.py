@@ -49,7 +49,7 @@ class Study:
     budget: float | None = None
     steps: int | None = None
     size: str | None = None
-    """A name on the dial."""
+    """A name on the dial, the same for all runs; else ``nano``."""
     stem: str | None = None
     """Of the Vision Transformers in a ``size`` study."""
     split: str = "val"
@@ -159,7 +159,7 @@ def _config(study: Study, series: str, seed: int, x: float, data: DataSet) -> Ru
         kind, many, (family, stem) = "learned", "", MODELS[series]
     wish = Wish(
         source=study.source,
-        size=study.size,
+        size=study.size or "nano",
         stem=stem,
         seed=seed,
         device=study.device,

@@ -259,6 +259,7 @@ POOLS = ("class", "mean")
 
 PRESETS: dict[str, dict[str, int]] = {
     "nano": {"width": 128, "depth": 4, "heads": 4},
+    "mini": {"width": 256, "depth": 4, "heads": 8},
     "tiny": {"width": 192, "depth": 12, "heads": 3},
     "small": {"width": 384, "depth": 12, "heads": 6},
     "base": {"width": 768, "depth": 12, "heads": 12},

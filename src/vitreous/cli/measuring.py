@@ -12,7 +12,7 @@ from vitreous.cli.frame import AsJson, command, emit
 @command
 def bench(
     sizes: Annotated[
-        list[str] | None, typer.Option("--size", metavar="nano|tiny|small|base", help="A size; again for more.")
+        list[str] | None, typer.Option("--size", metavar="nano|mini|tiny|small|base", help="A size; again for more.")
     ] = None,
     stems: Annotated[list[str] | None, typer.Option("--stem", metavar="conv|patch", help="A stem; else both.")] = None,
     side: Annotated[int, typer.Option("--image-size", metavar="<int>", help="Side of the pictures in pixels.")] = 32,

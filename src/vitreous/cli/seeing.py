@@ -109,7 +109,7 @@ def compare(
     steps: Annotated[
         int | None, typer.Option(help="Steps of each run instead; in a budget study any number: --at counts steps.")
     ] = None,
-    size: Annotated[str | None, typer.Option(metavar="NAME", help="nano, tiny, small or base.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="NAME", help="nano (else), mini, tiny, small or base.")] = None,
     stem: Annotated[str | None, typer.Option(metavar="NAME", help="patch or conv, in a size study.")] = None,
     split: Annotated[str, typer.Option(help="Pictures to measure on: val or test.")] = "val",
     pictures: Annotated[int, typer.Option(min=1, help="How many of them, at most.")] = 2000,

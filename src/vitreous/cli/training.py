@@ -45,7 +45,7 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Train so many steps instead; repeats exactly.")] = None,
     size: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="nano, tiny, small or base; else what data and time allow."),
+        typer.Option(metavar="NAME", help="nano, mini, tiny, small or base; else what data and time allow."),
     ] = None,
     stem: Annotated[
         str | None,
