@@ -93,6 +93,19 @@ def test_the_shares_of_several_processes_make_up_the_batch_of_one(
         assert torch.equal(torch.cat([part[step][1] for part in parts]), targets)
 
 
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_a_run_ends_on_pictures_that_are_not_mixed(squares: DataSet, tiny_run: RunConfig, kind: str) -> None:
+    assert squares.train is not None
+    augment = AugmentConfig(mix_until=0.6, **{kind: 1.0})  # type: ignore[arg-type]
+    mixing = Batches(squares.train, dataclasses.replace(tiny_run, augment=augment))
+    plain = Batches(squares.train, dataclasses.replace(tiny_run, augment=AugmentConfig()))
+    early, late, as_they_are = mixing.at(3, 8, CPU, 0.59), mixing.at(3, 8, CPU, 0.6), plain.at(3, 8, CPU, 0.6)
+    assert not torch.equal(early[0], as_they_are[0])
+    assert (early[1].max(dim=1).values < 1).any()
+    assert torch.equal(late[0], as_they_are[0])
+    assert torch.equal(late[1], as_they_are[1])
+
+
 def uneven(counts: list[int]) -> Images:
     labels = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
     pixels = torch.zeros(len(labels), 3, 8, 8, dtype=torch.uint8)

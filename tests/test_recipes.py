@@ -153,10 +153,17 @@ def test_a_fast_machine_and_many_pictures_get_a_larger_model(monkeypatch: pytest
 
 def test_long_runs_of_models_larger_than_nano_mix_pictures() -> None:
     many = pictures(8, count=40_000)
-    mixed = {
-        (size, epochs): plan(Wish("pets", epochs=epochs, size=size), many)[0].augment.cutmix
+    configs = {
+        (size, epochs): plan(Wish("pets", epochs=epochs, size=size), many)[0]
         for size in ("nano", "mini", "tiny")
         for epochs in (5.0, 20.0)
     }
-    assert {key for key, share in mixed.items() if share} == {("mini", 20.0), ("tiny", 20.0)}
+    mixed = {("mini", 20.0), ("tiny", 20.0)}
+    assert {key for key, config in configs.items() if config.augment.cutmix} == mixed
+    assert {key for key, config in configs.items() if config.batch == 256} == mixed
     assert plan(Wish("pets", epochs=20.0, size="mini", model="fastcnn"), many)[0].augment.cutmix == 0
+    by_steps, _ = plan(Wish("pets", steps=6250, size="mini"), many)  # 20 epochs, in batches of 128
+    assert by_steps.augment.cutmix
+    assert by_steps.batch == 128
+    few, _ = plan(Wish("pets", epochs=20.0, size="mini"), pictures(8, count=400))
+    assert few.batch < 128

@@ -30,11 +30,13 @@ class AugmentConfig:
     """Share of batches that are mixed by mixup (Zhang et al. 2018)."""
     cutmix: float = 0.0
     """Share of batches that are mixed by CutMix (Yun et al. 2019)."""
+    mix_until: float = 0.75
+    """Share of the run after which no batch is mixed any more, so that it ends on pictures as they are."""
     erase: float = 0.0
     """Share of pictures that lose a rectangle (Zhong et al. 2020)."""
 
     def __post_init__(self) -> None:
-        for name in ("shift", "mixup", "cutmix", "erase"):
+        for name in ("shift", "mixup", "cutmix", "mix_until", "erase"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it is a share from 0 to 1")
         if self.mixup + self.cutmix > 1:

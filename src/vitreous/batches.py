@@ -1,4 +1,4 @@
-"""Which pictures a step sees, and how they are changed: functions of (data, config, step) and of nothing else.
+"""Which pictures a step sees, and how they are changed: functions of (data, config, step, progress).
 
 Because no state is carried from step to step, a run that is resumed at step n sees what it would have seen. Several
 processes share each batch: together they see what one process would see.
@@ -111,29 +111,30 @@ class Batches:
         pixels = self.images.pixels
         return pixels if isinstance(pixels, Mapped) and pixels.stream is not None else None
 
-    def _share(self, step: int) -> tuple[Tensor, augment.Mix | None, Tensor]:
+    def _share(self, step: int, progress: float) -> tuple[Tensor, augment.Mix | None, Tensor]:
         """Which of a step's B pictures this process needs; how they are mixed, and where among them each pair is."""
         own = torch.arange(self.batch)[ranks.share(self.batch)]
         how = augment.draw_mix(self.batch, self.config.augment, generator_for("mix", self.config.seed, step))
-        if how is None:
+        if how is None or progress >= self.config.augment.mix_until:
             return own, None, torch.empty(0)
         rows, places = torch.cat([own, how.order[own]]).unique(return_inverse=True)  # partners may be another's
         return rows, how, places
 
-    def at(self, step: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def at(self, step: int, size: int, device: torch.device, progress: float = 0.0) -> tuple[Tensor, Tensor]:
         """This process's share of a step: float pictures (b, C, size, size), normalised, and class probabilities.
 
         Those are (b, classes), and b is B for one process. A picture does not depend on who shares the batch.
+        ``progress`` is that of the run, from 0 to 1.
         """
         config, seed = self.config.augment, self.config.seed
-        rows, how, places = self._share(step)
+        rows, how, places = self._share(step, progress)
         draws = Draws(generator_for("augment", seed, step), self.batch, rows)
         chosen = self.chosen(step)[rows]
         where = chosen.to(self.images.pixels.device)
         pictures = self.images.pixels[where].to(device)
         labels = self.images.labels[where].to(device)
         if self._stream is not None:
-            self._stream.ahead(self.chosen(step + 1)[self._share(step + 1)[0]])
+            self._stream.ahead(self.chosen(step + 1)[self._share(step + 1, progress)[0]])
         if config.flip:
             pictures = augment.mirror(pictures, self._turned(chosen, step))
         if config.shift:

@@ -34,7 +34,7 @@ class Vectors(Batches):
         self.vectors = torch.empty(len(images), width, device=device)
         self.known = torch.zeros(len(images), dtype=torch.bool)
 
-    def at(self, step: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def at(self, step: int, size: int, device: torch.device, progress: float = 0.0) -> tuple[Tensor, Tensor]:
         """This process's share of a step: float vectors (b, D) and class probabilities (b, classes).
 
         ``model`` is in eval mode and has the weights that it will keep.

@@ -47,9 +47,13 @@ class Wish:
 
 
 LARGEST_BATCH = 128
-GROWING = ((0.5, 0.3), (0.75, 0.4), (1.0, 0.3))
-"""(size in shares of the training size, share of the run): progressive resizing."""
-GROWING_LIGHT = ((0.75, 0.6), (1.0, 0.4))
+Growth = tuple[tuple[float, float], ...]
+GROWING: dict[str, Growth] = {
+    "patch": ((0.5, 0.3), (0.75, 0.4), (1.0, 0.3)),
+    "conv": ((0.5, 0.35), (0.75, 0.4), (1.0, 0.25)),
+}
+"""(size in shares of the training size, share of the run) by stem: progressive resizing."""
+GROWING_LIGHT: Growth = ((0.75, 0.6), (1.0, 0.4))
 """Likewise, for the conv stem at ``nano`` and for CNNs, where the smallest pictures are hardly cheaper."""
 SHORT_RUN, LONG_RUN = 1.5, 10
 """Epochs from which pictures are shifted, and shifted further: a picture that is seen once is new without it."""
@@ -59,6 +63,8 @@ SEEN_OFTEN, SEEN_OFTEN_MINI = 50, 15
 """Times that a run must see each picture before a larger model is worth its time; the conv stem at ``mini``."""
 MIXED_SHARE = 0.5
 """Of the batches of a long run are mixed by CutMix, from ``mini`` on: such models learn pictures by heart sooner."""
+MIXED_MUON_LR = 0.006
+"""Peak rate of Muon in these runs, whose batches are twice as large."""
 PARAMETERS_A_PICTURE = 200
 """Training pictures limit the model too: a larger one learns few pictures by heart. Both limits are judgement, from
 published runs (Hassani et al. 2021: 0.3 M parameters, 200 epochs, 89 %; 3.8 M, 300 epochs, 96.5 %) and not measured,
@@ -127,15 +133,19 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
     shift = 0.125 if epochs >= LONG_RUN else 0.0625 if epochs >= SHORT_RUN else 0.0
     moved = f"shifted by up to {shift:.1%} of their side" if shift else "not shifted"
     optim = OptimConfig(weight_decay=LONG_RUN_DECAY) if epochs >= LONG_RUN else OptimConfig()
-    mixed = MIXED_SHARE if epochs >= LONG_RUN and size != "nano" and family == "vit" else 0.0
     notes.append(
         f"about {epochs:.1f} epochs are expected, so pictures are {moved}, the weight decay {optim.weight_decay:g}"
-        + f", and {mixed:.0%} of the batches are mixed by CutMix" * bool(mixed)
     )
+    augment = AugmentConfig(flip=flips, shift=shift)
+    if epochs >= LONG_RUN and size != "nano" and family == "vit":
+        augment = replace(augment, cutmix=MIXED_SHARE)
+        notes.append(f"{MIXED_SHARE:.0%} of the batches are mixed by CutMix, up to {augment.mix_until:.0%} of the run")
+        if batch == LARGEST_BATCH and wish.steps is None:
+            batch, optim = 2 * batch, replace(optim, muon_lr=MIXED_MUON_LR)
     config = RunConfig(
         data=DataConfig(source=wish.source, val_fraction=wish.val_fraction),
         model=model,
-        augment=AugmentConfig(flip=flips, shift=shift, cutmix=mixed),
+        augment=augment,
         optim=optim,
         budget=wish.budget,
         epochs=wish.epochs,
@@ -176,6 +186,7 @@ def model_for(family: str, size: str, stem: str | None, side: int, channels: int
         heads=dial["heads"],
         mlp_ratio=2.0 if light else 4.0,
         stem=stem,
+        stem_depth=4 if light and size == "mini" else ViTConfig.stem_depth,
         stem_early=1 if stem == "conv" else 0,
     )
 
@@ -190,8 +201,9 @@ def growing(size: str, model: ModelConfig) -> tuple[Phase, ...]:
     """Progressive resizing: small pictures first, the model's own size last; none where that is not whole patches."""
     if model.image_size % model.patch_size:
         return ()
-    light = model.stem == "conv" and size == "nano" if isinstance(model, ViTConfig) else True
-    growth = GROWING_LIGHT if light else GROWING
+    growth = GROWING_LIGHT
+    if isinstance(model, ViTConfig) and (size, model.stem) != ("nano", "conv"):
+        growth = GROWING[model.stem]
     patch = model.patch_size
     return tuple(Phase(round(model.image_size * factor / patch) * patch, share) for factor, share in growth)
 

@@ -29,7 +29,7 @@ LIMITS = ("budget", "epochs", "steps")
 FROM_DATA = ("data.source", "model.classes", "model.channels")
 """Settings that DATA decides, whatever a file says."""
 BESIDE = {
-    "size": ("model.width", "model.depth", "model.heads", "model.mlp_ratio", "model.widths"),
+    "size": ("model.width", "model.depth", "model.heads", "model.mlp_ratio", "model.stem_depth", "model.widths"),
     "stem": ("model.stem", "model.stem_depth", "model.stem_early", "model.stem_norm"),
     "any_size": ("sizes", "phases", "model.stem_norm"),
     "freeze": ("optim.freeze",),

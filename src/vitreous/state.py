@@ -172,7 +172,7 @@ class Run:
         not given.
         """
         self.side = side or self.batches.side(self.step, progress)
-        inputs, targets = self.batches.at(self.step, self.side, self.plan.device)
+        inputs, targets = self.batches.at(self.step, self.side, self.plan.device, progress)
         factor = lr_at(progress, self.config.optim)
         set_lr(self.optimizers, factor)
         with self.plan.autocast():
