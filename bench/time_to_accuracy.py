@@ -115,14 +115,16 @@ def draw(path: Path, picture: Path) -> None:
     """Test accuracy against seconds, a line for each data set and recipe, with the anchors."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.add_subplot()
     curves: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
-    for (data, recipe, _), found in rows(path).items():
+    grouped = rows(path)
+    sets = {data for data, _, _ in grouped}
+    for (data, recipe, _), found in grouped.items():
         accuracies = [100 * r["test_accuracy"] for r in found]
         spread = statistics.stdev(accuracies) if len(found) > 1 else 0.0
         seconds = statistics.mean(r["seconds"] for r in found)
-        curves[f"{data}, {recipe}"].append((seconds, statistics.mean(accuracies), spread))
+        curves[f"{data}, {recipe}" if len(sets) > 1 else recipe].append((seconds, statistics.mean(accuracies), spread))
     for name, points in curves.items():
         x, y, spread_of = zip(*sorted(points), strict=True)
         axes.errorbar(x, y, yerr=spread_of, marker="o", capsize=3, label=name)
@@ -131,13 +133,14 @@ def draw(path: Path, picture: Path) -> None:
         axes.annotate(
             name, (x_anchor, y_anchor), textcoords="offset points", xytext=(0, -8), ha="center", va="top", fontsize=8
         )
+    axes.set_title(", ".join(sorted(sets)), fontsize=10)
     axes.set(xscale="log", xlabel="seconds of the whole command (log scale)", ylabel="test accuracy, %")
     axes.set_xticks([30, 60, 90, 300, 900, 1800, 3600], ["30 s", "60 s", "90 s", "5 min", "15 min", "30 min", "1 h"])
     axes.minorticks_off()
     axes.set_xlim(40, 4000)
     axes.set_ylim(bottom=38)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower right")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2)
     figure.savefig(picture, dpi=110)
 
 
