@@ -52,7 +52,8 @@ GROWING: dict[str, Growth] = {
     "patch": ((0.5, 0.3), (0.75, 0.4), (1.0, 0.3)),
     "conv": ((0.5, 0.35), (0.75, 0.4), (1.0, 0.25)),
 }
-"""(size in shares of the training size, share of the run) by stem: progressive resizing."""
+"""(size in shares of the training size, share of the run) by stem: progressive resizing. That of the conv stem is for
+sizes from ``mini`` on, and was measured there alone."""
 GROWING_LIGHT: Growth = ((0.75, 0.6), (1.0, 0.4))
 """Likewise, for the conv stem at ``nano`` and for CNNs, where the smallest pictures are hardly cheaper."""
 SHORT_RUN, LONG_RUN = 1.5, 10
@@ -62,7 +63,8 @@ LONG_RUN_DECAY = 0.3
 SEEN_OFTEN, SEEN_OFTEN_MINI = 50, 15
 """Times that a run must see each picture before a larger model is worth its time; the conv stem at ``mini``."""
 MIXED_SHARE = 0.5
-"""Of the batches of a long run are mixed by CutMix, from ``mini`` on: such models learn pictures by heart sooner."""
+"""Of the batches of a long run are mixed by CutMix, from ``mini`` on: such models learn pictures by heart sooner.
+Measured at ``mini`` alone."""
 MIXED_MUON_LR = 0.006
 """Peak rate of Muon in these runs, whose batches are twice as large."""
 PARAMETERS_A_PICTURE = 200
