@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitreous.convolution import conv3x3
+
 
 class PatchEmbed(nn.Module):
     """One token a patch: a convolution whose stride is its kernel (Dosovitskiy et al. 2020, section 3.1).
@@ -74,7 +76,7 @@ class ConvNorm(nn.Module):
         ``real``, bool (B, R, K), are the patches that hold some of the picture.
         """
         filters = self.weight.unflatten(1, (self.channels, 3, 3)).contiguous(memory_format=torch.channels_last)
-        x = F.conv2d(x, filters, padding=1)
+        x = conv3x3(x, filters)
         x = F.max_pool2d(x, 2) if pool else x
         return self.norm(x) if isinstance(self.norm, nn.BatchNorm2d) else self.norm(x, places(x, real))
 
