@@ -63,13 +63,13 @@ def test_every_picture_size_counts_with_its_share(squares: DataSet, tiny_run: Ru
 
 
 def test_the_measured_curves_are_the_means_of_the_rows() -> None:
-    found: dict[tuple[str, str, str], list[tuple[int, float]]] = defaultdict(list)
+    found: dict[tuple[str, str, str, int], list[tuple[int, float]]] = defaultdict(list)
     for line in ROWS.read_text().splitlines():
         row = json.loads(line)
         name = row["data"].removesuffix(" (JPEG copy)")
-        found[name, row["recipe"], row["budget"]].append((row["images"], row["test_accuracy"]))
+        found[name, row["recipe"], row["budget"], row["hardware"]["threads"]].append((row["images"], row["test_accuracy"]))
     points: dict[tuple[str, str], set[tuple[int, float]]] = defaultdict(set)
-    for (name, recipe, _), rows in found.items():
+    for (name, recipe, *_), rows in found.items():
         images, accuracies = zip(*rows, strict=True)
         points[name, recipe].add((round(statistics.mean(images)), round(statistics.mean(accuracies), 3)))
     for key, curve in MEASURED.items():
