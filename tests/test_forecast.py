@@ -67,7 +67,9 @@ def test_the_measured_curves_are_the_means_of_the_rows() -> None:
     for line in ROWS.read_text().splitlines():
         row = json.loads(line)
         name = row["data"].removesuffix(" (JPEG copy)")
-        found[name, row["recipe"], row["budget"], row["hardware"]["threads"]].append((row["images"], row["test_accuracy"]))
+        found[name, row["recipe"], row["budget"], row["hardware"]["threads"]].append(
+            (row["images"], row["test_accuracy"])
+        )
     points: dict[tuple[str, str], set[tuple[int, float]]] = defaultdict(set)
     for (name, recipe, *_), rows in found.items():
         images, accuracies = zip(*rows, strict=True)
