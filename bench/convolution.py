@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vitreous.convolution import filter_gradient, has_matrix_units
+from vitreous.convolution import filter_gradient, has_matrix_units, products_win
 from vitreous.device import hardware
 
 SHAPES = [(channels, side) for channels in (96, 128, 256, 384) for side in (4, 6, 7, 8, 12)]
@@ -55,7 +55,8 @@ def main() -> None:
 
         times = [(milliseconds(own), milliseconds(products)) for _ in range(asked.rounds)]
         torchs, ours = (min(each) for each in zip(*times, strict=True))
-        used = "yes" if 4 * side * side <= channels and not asked.fp32 else "no"
+        with torch.autocast("cpu", torch.bfloat16, enabled=not asked.fp32):
+            used = "yes" if products_win(x, channels) else "no"
         print(
             f"| {channels} | {side} x {side} | {torchs:.1f} | {ours:.1f} | {torchs / ours:.2f} | {used} |", flush=True
         )
