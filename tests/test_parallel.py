@@ -68,7 +68,7 @@ def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "LOG_STEPS", 1)
 
 
-@pytest.mark.parametrize("name", ["patch", "conv", "parts", "probe", "muon", "muon_parts"])
+@pytest.mark.parametrize("name", ["patch", "conv", "parts", "probe", "taught", "muon", "muon_parts"])
 @pytest.mark.usefixtures("every_step")
 def test_two_processes_have_the_losses_of_one(together: Path, tmp_path: Path, name: str) -> None:
     config: RunConfig = getattr(two_processes, name.upper())

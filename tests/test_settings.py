@@ -19,7 +19,7 @@ from vitreous.settings import combine, read_settings
 from vitreous.vit import ViTConfig
 
 NOTHING = dict.fromkeys(
-    ("size", "stem", "model", "weights", "freeze", "probe", "any_size", "budget", "epochs", "steps", "seed", "device")
+    "size stem model teacher weights freeze probe any_size budget epochs steps seed device".split()  # noqa: SIM905
 )
 
 
@@ -106,6 +106,15 @@ def beside(values: dict[str, Any], side: int = 32, **given: Any) -> RunConfig:
     options, changes = combine(NOTHING | given, values)
     wish = Wish("pets", **{name: value for name, value in options.items() if value is not None})
     return override(plan(wish, pictures(side))[0], changes)
+
+
+@pytest.mark.parametrize("teacher", ["fastcnn", "runs/cnn", "none"])
+def test_a_files_teacher_teaches_again_and_an_option_takes_its_place(tmp_path: Path, teacher: str) -> None:
+    before, _ = plan(Wish("pets", steps=100, size="mini", teacher=teacher), pictures(32))
+    values = read_settings(written(tmp_path, to_json(before), "config.json"))
+    assert beside(values) == before
+    other, _ = plan(Wish("pets", steps=100, size="mini", teacher="resnet"), pictures(32))
+    assert beside(values, teacher="resnet") == other
 
 
 @pytest.mark.parametrize(

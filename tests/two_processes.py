@@ -23,7 +23,7 @@ from vitreous import train as training
 from vitreous.augment import AugmentConfig
 from vitreous.batches import Batches
 from vitreous.classifier import Classifier
-from vitreous.config import RunConfig
+from vitreous.config import DistillConfig, RunConfig
 from vitreous.data import DataSet
 from vitreous.optim import OptimConfig
 from vitreous.recipes import Wish
@@ -47,6 +47,7 @@ PARTS = dataclasses.replace(CONV, shard=True)
 PROBE = dataclasses.replace(
     CONV, augment=AugmentConfig(flip=False, shift=0.0), optim=OptimConfig("adamw", lr=1e-2, freeze=True), probe=True
 )
+TAUGHT = dataclasses.replace(PATCH, distill=DistillConfig("fastcnn", widths=(8, 16)))
 MUON = dataclasses.replace(PATCH, optim=OptimConfig("muon"), steps=8)
 """Few steps: it may orthogonalise in bf16, so that a difference in the last bit grows a hundredfold in ten steps."""
 MUON_PARTS = dataclasses.replace(MUON, shard=True)
@@ -65,7 +66,7 @@ def squares() -> DataSet:
 
 def compare(folder: Path) -> None:
     """Whole runs, to be compared with those of one process."""
-    for name in ("patch", "conv", "parts", "probe", "muon", "muon_parts"):
+    for name in ("patch", "conv", "parts", "probe", "taught", "muon", "muon_parts"):
         training.train(globals()[name.upper()], folder / name, squares())
     jobs.train_on(KILLED, folder / "not-killed", changes=SMALL)
 

@@ -28,6 +28,14 @@ class Moment:
     """Somebody asked one of the processes to stop."""
 
 
+class TooShort(ValueError):
+    """A budget leaves no time to train; with ``least`` seconds it would."""
+
+    def __init__(self, told: str, least: int) -> None:
+        super().__init__(told)
+        self.least = least
+
+
 class Clock:
     """Tells the progress of a run. ``elapsed`` counts from the command's start, and goes on where a killed run was."""
 
@@ -67,9 +75,10 @@ class Clock:
         needed = self.begun + self.reserve
         if self.budget - needed < 0.2 * self.budget:
             least = math.ceil(1.25 * needed + 1)
-            raise ValueError(
+            raise TooShort(
                 f"a budget of {self.budget:g} s is too short: start and last evaluation take {needed:.0f} s here.\n"
-                f"The least that works is --budget {least}s"
+                f"The least that works is --budget {least}s",
+                least,
             )
 
 

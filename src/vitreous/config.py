@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from vitreous.augment import AugmentConfig
+from vitreous.cnn import CNN_PRESETS, CNNConfig
 from vitreous.models import FAMILIES, ModelConfig
 from vitreous.optim import OptimConfig
 from vitreous.vit import ViTConfig
@@ -65,6 +66,31 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    """Learning from another classifier's probabilities besides the labels (:mod:`vitreous.distilling`)."""
+
+    teacher: str = ""
+    """A run folder, a classifier folder or ``hf:owner/name``; ``fastcnn`` or ``resnet`` for a CNN that is trained
+    first, within the run and its budget; empty for none."""
+    widths: tuple[int, ...] = ()
+    """Of such a CNN, as in :class:`vitreous.cnn.CNNConfig`."""
+    depth: int = 1
+    """Likewise."""
+    time: float = 0.2
+    """Share of the budget in which it is trained; in a run of epochs or steps it has as many as the run."""
+    share: float = 0.7
+    """Of the loss that is about the teacher's probabilities."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share is {self.share}: it is a share from 0 to 1")
+        if not 0 < self.time <= 0.5:
+            raise ValueError(f"time is {self.time}: it is a share of the budget, from above 0 to a half")
+        if self.teacher in CNN_PRESETS and not self.widths:
+            raise ValueError(f"teacher is {self.teacher} and has no widths: take --teacher {self.teacher}")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything a run is made of. Exactly one of ``budget`` (seconds), ``epochs`` and ``steps`` is set."""
 
@@ -72,6 +98,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ViTConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     budget: float | None = None
     epochs: float | None = None
     steps: int | None = None
@@ -135,6 +162,8 @@ class RunConfig:
                 "probe computes features once, so pictures stay as they are: leave augment, sizes and phases out, "
                 "or take --freeze, which computes them anew for every step"
             )
+        if self.probe and self.distill.teacher:
+            raise ValueError("probe computes features once, and a teacher reads pictures: leave one of them out")
         if self.sizes and self.phases:
             raise ValueError(
                 "sizes and phases both say how large pictures are: give one of them, as with --set phases=[]"
@@ -149,6 +178,23 @@ class RunConfig:
             raise ValueError(
                 f"the last phase has {self.phases[-1].size} pixels and the model {self.model.image_size}: end at that"
             )
+
+    @property
+    def first(self) -> RunConfig | None:
+        """The run of the teacher that is trained first: this one but for the model, and its share of the budget."""
+        distill, model = self.distill, self.model
+        if distill.teacher not in CNN_PRESETS:
+            return None
+        cnn = CNNConfig(distill.teacher, model.image_size, model.channels, model.classes, distill.widths, distill.depth)
+        return dataclasses.replace(
+            self,
+            model=cnn,
+            optim=dataclasses.replace(self.optim, layer_decay=1.0, freeze=False),
+            weights="",
+            distill=DistillConfig(),
+            budget=self.budget and self.budget * distill.time,
+            recipe=f"{self.recipe}-teacher",
+        )
 
     def size_at(self, progress: float) -> int:
         """Side in pixels of the training pictures when ``progress`` (0 to 1) of the run is done."""

@@ -36,6 +36,7 @@ LINE_EVERY = 10.0
 PHASES = {
     "scan": "preparing",
     "probe": "measuring",
+    "teach": "teaching",
     "train": "training",
     "evaluate": "evaluating",
     "save": "saving",

@@ -10,7 +10,7 @@ from vitreous.config import DataConfig, RunConfig
 from vitreous.data import DataSet
 from vitreous.optim import OptimConfig
 from vitreous.pretrained import Pretrained
-from vitreous.recipes import Wish, looks_like_characters
+from vitreous.recipes import Wish, looks_like_characters, taught_by
 
 LARGEST_BATCH = 64
 RATE, LAYER_DECAY = 1e-3, 0.75
@@ -53,11 +53,14 @@ def plan_from(wish: Wish, data: DataSet, start: Pretrained) -> tuple[RunConfig, 
         shift = 0.0
     elif not flips:
         notes.append("no mirrored pictures: left and right carry meaning in characters")
+    distill, told = taught_by(wish, "mini", start.config)
+    notes += told
     config = RunConfig(
         data=DataConfig(wish.source, wish.val_fraction, mean=start.mean, std=start.std),
         model=start.config,
         augment=AugmentConfig(flip=flips, shift=shift),
         optim=optim,
+        distill=distill,
         budget=wish.budget,
         epochs=wish.epochs,
         steps=wish.steps,

@@ -19,6 +19,7 @@ from typing import Any
 
 from vitreous.config import RunConfig
 from vitreous.data import DataSet
+from vitreous.distilling import FOLDER, untrained
 from vitreous.looks import final_seconds
 from vitreous.models import count_flops
 from vitreous.state import Run
@@ -82,9 +83,11 @@ def forecast(config: RunConfig, data: DataSet, started: float) -> Forecast:
     ``started`` is the ``time.monotonic()`` from which a budget would count. Raises ValueError as :func:`train` does.
     """
     with tempfile.TemporaryDirectory() as nowhere:
+        if config.first and data.train:
+            untrained(config.first, data.train).save(Path(nowhere) / FOLDER)
         run = Run(config, Path(nowhere), data, started)
     reserve = final_seconds(run.classifier(data.name), run.validation)
-    start = run.clock.begun = time.monotonic() - started
+    start = run.clock.begun = time.monotonic() - started + (config.first.budget or 0 if config.first else 0)
     run.clock.reserve = reserve
     run.clock.check()
     total = sum(phase.share for phase in config.phases)

@@ -13,7 +13,7 @@ from torch import nn
 
 from vitreous.augment import AugmentConfig
 from vitreous.cnn import CNN_PRESETS, CNNConfig
-from vitreous.config import DataConfig, Phase, RunConfig, nearest
+from vitreous.config import DataConfig, DistillConfig, Phase, RunConfig, nearest
 from vitreous.data import DataSet
 from vitreous.device import pick_device, training_rate
 from vitreous.models import FAMILIES, ModelConfig, build_model, count_parameters, describe
@@ -36,6 +36,9 @@ class Wish:
     val_fraction: float = 0.1
     model: str | None = None
     """``vit``, ``resnet`` or ``fastcnn``."""
+    teacher: str | None = None
+    """What teaches the model besides the labels: ``fastcnn`` or ``resnet``, trained first; a run or a classifier; or
+    ``none``."""
     any_size: bool = False
     """Train on several picture sizes, so that others than the training size work at test time."""
     weights: str | None = None
@@ -132,6 +135,10 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
     elif phases:
         steps = ", ".join(f"{100 * phase.share:.0f} % on {phase.size}" for phase in phases)
         notes.append(f"pictures grow over the run, since small ones cost less: {steps} pixels")
+    distill, told = taught_by(wish, size, model)
+    notes += told
+    if wish.budget and distill.widths:
+        epochs *= 1 - distill.time
     shift = 0.125 if epochs >= LONG_RUN else 0.0625 if epochs >= SHORT_RUN else 0.0
     moved = f"shifted by up to {shift:.1%} of their side" if shift else "not shifted"
     optim = OptimConfig(weight_decay=LONG_RUN_DECAY) if epochs >= LONG_RUN else OptimConfig()
@@ -149,6 +156,7 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
         model=model,
         augment=augment,
         optim=optim,
+        distill=distill,
         budget=wish.budget,
         epochs=wish.epochs,
         steps=wish.steps,
@@ -157,7 +165,7 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
         phases=phases,
         sizes=sizes,
         device=wish.device,
-        recipe="-".join([size, stem or family] + ["any-size"] * wish.any_size),
+        recipe="-".join([size, stem or family] + ["any-size"] * wish.any_size + ["taught"] * bool(distill.teacher)),
     )
     return config, notes
 
@@ -191,6 +199,22 @@ def model_for(family: str, size: str, stem: str | None, side: int, channels: int
         stem_depth=4 if light and size == "mini" else ViTConfig.stem_depth,
         stem_early=1 if stem == "conv" else 0,
     )
+
+
+NO_TEACHER = "none"
+
+
+def taught_by(wish: Wish, size: str, model: ModelConfig) -> tuple[DistillConfig, list[str]]:
+    """Whoever teaches a model of that ``size``, and what there is to say of it."""
+    if wish.teacher in (None, NO_TEACHER):
+        return DistillConfig(), []
+    if wish.teacher not in CNN_PRESETS:
+        return DistillConfig(wish.teacher), [f"{wish.teacher} teaches it besides the labels"]
+    cnn = model_for(wish.teacher, size, None, model.image_size, model.channels, model.classes)
+    assert isinstance(cnn, CNNConfig)
+    distill = DistillConfig(wish.teacher, cnn.widths, cnn.depth)
+    first = f" for {distill.time:.0%} of the budget" if wish.budget else ""
+    return distill, [f"a CNN is trained first{first} and then teaches it besides the labels: {describe(cnn)}"]
 
 
 def seen_often(size: str, model: ModelConfig) -> int:

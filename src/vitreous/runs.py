@@ -90,7 +90,7 @@ def starting(run: Path) -> Iterator[None]:
     try:
         yield
     except Exception:
-        if ranks.first() and not (run / "checkpoints").exists():
+        if ranks.first() and not any((*run.glob("checkpoints"), *run.glob("*/checkpoints"))):  # its own, its teacher's
             for name in ("config.json", "train.log", "metrics.jsonl"):
                 (run / name).unlink(missing_ok=True)
         raise

@@ -22,7 +22,7 @@ import yaml
 
 from vitreous.config import FORMAT, RunConfig, convert, nearest
 from vitreous.models import FAMILIES, ModelConfig
-from vitreous.recipes import growing, model_for
+from vitreous.recipes import NO_TEACHER, growing, model_for
 from vitreous.vit import PRESETS, ViTConfig
 
 LIMITS = ("budget", "epochs", "steps")
@@ -31,12 +31,13 @@ FROM_DATA = ("data.source", "model.classes", "model.channels")
 BESIDE = {
     "size": ("model.width", "model.depth", "model.heads", "model.mlp_ratio", "model.stem_depth", "model.widths"),
     "stem": ("model.stem", "model.stem_depth", "model.stem_early", "model.stem_norm"),
+    "teacher": ("distill.teacher", "distill.widths", "distill.depth"),
     "any_size": ("sizes", "phases", "model.stem_norm"),
     "freeze": ("optim.freeze",),
     "probe": ("probe", "optim.freeze", "augment.flip", "augment.shift"),
 }
 """Options of the command line, and the settings of a file that each of them overrules."""
-RENAMING = ("size", "stem", "model", "any_size", "weights", "freeze", "probe")
+RENAMING = ("size", "stem", "model", "teacher", "any_size", "weights", "freeze", "probe")
 """Options with which a run is no longer of the recipe that a file names."""
 
 
@@ -73,6 +74,9 @@ def combine(options: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[dict
         "weights"
     ] is not None:  # the rest is about another model
         left = {name: value for name, value in left.items() if not name.startswith(("model.", "recipe"))}
+    taught = left.pop("distill.teacher", "" if "recipe" in left else None)
+    if taught is not None and options["teacher"] is None:
+        options["teacher"] = taught or NO_TEACHER
     for name in ("seed", "device", "weights"):
         value = left.pop(name, None)
         options[name] = value if options[name] is None else options[name]

@@ -26,6 +26,7 @@ from vitreous.clock import Clock
 from vitreous.config import RunConfig
 from vitreous.data import DataSet, Images
 from vitreous.device import choose, hardware, keep_memory, pick_device
+from vitreous.distilling import Teacher
 from vitreous.models import build_model, count_parameters
 from vitreous.optim import FullMuon, build_optimizers, freeze, lr_at, set_lr
 from vitreous.probing import Vectors
@@ -68,6 +69,7 @@ class Run:
             self.batches = Vectors(self.images, config, self.model, self.plan)
             learning, shard = self.model.get_submodule("head"), False
         self.batches.to(self.plan.device)
+        self.teacher = Teacher(config, folder, self.batches, self.plan) if config.distill.teacher else None
         self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False) if config.ema else None
         if self.averaged is not None:
             parallel.spread(self.averaged, shard)
@@ -115,6 +117,8 @@ class Run:
             "vitreous": vitreous.__version__,
             **hardware(),
         }
+        if self.teacher:
+            provenance["teacher"] = self.teacher.classifier.fingerprint()
         kept = self.averaged or self.model
         return Classifier(kept, self.config.model, self.images.classes, self.batches.mean, self.batches.std, provenance)
 
@@ -178,6 +182,7 @@ class Run:
         with self.plan.autocast():
             scores = self.forward(inputs)
         loss = F.cross_entropy(scores.float(), targets, label_smoothing=self.config.label_smoothing)
+        loss = self.teacher.loss(scores, inputs, loss) if self.teacher else loss
         loss = loss * (len(inputs) * ranks.world() / self.batches.batch)  # the mean over processes is that of the batch
         if self.plan.device.type == "cpu" or self.step % LOG_STEPS == 0:  # a GPU would have to be waited for
             self.loss = ranks.total([loss.item()])[0] / ranks.world()

@@ -28,7 +28,7 @@ from vitreous.data import DataSet, Images
 from vitreous.device import hardware
 from vitreous.models import FAMILIES, count_flops, count_parameters
 from vitreous.positions import KINDS
-from vitreous.recipes import Wish, plan
+from vitreous.recipes import NO_TEACHER, Wish, plan
 from vitreous.train import Watch, train
 from vitreous.vit import ViTConfig
 
@@ -165,6 +165,7 @@ def _config(study: Study, series: str, seed: int, x: float, data: DataSet) -> Ru
         device=study.device,
         model=family,
         any_size=bool(many),
+        teacher=NO_TEACHER,
         **length,
     )
     config, _ = plan(wish, data)

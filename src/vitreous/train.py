@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,12 +22,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vitreous import checkpoint, parallel, ranks
+from vitreous import checkpoint, distilling, parallel, ranks
 from vitreous.classifier import Classifier
-from vitreous.clock import stop_signals
+from vitreous.clock import TooShort, stop_signals
 from vitreous.config import RunConfig
 from vitreous.data import DataSet
 from vitreous.looks import Stopped, final_seconds, measure, some
+from vitreous.models import describe
 from vitreous.pace import Pace, candidates
 from vitreous.runs import Journal, claim, prepare, starting
 from vitreous.saving import newest
@@ -38,7 +40,7 @@ class Progress:
     """What a run tells whoever watches it."""
 
     phase: str
-    """``probe``, ``train``, ``evaluate``, ``save`` or ``done``."""
+    """``probe``, ``teach`` (a teacher learns), ``train``, ``evaluate``, ``save`` or ``done``."""
     seconds: float
     budget: float | None = None
     step: int = 0
@@ -107,7 +109,41 @@ def train(
                 f"process {ranks.rank()} cannot see {folder}: choose an --out on a disk that all machines share"
             )
         with contextlib.nullcontext() if resume else starting(folder):
+            if config.first:
+                taught = _teach(config.first, config.distill.time, folder, data, tell, started)
+                if isinstance(taught, Result):
+                    return taught
+                notes = [*notes, f"its teacher has {taught:.1%} on validation pictures"]
             return _train(config, folder, data, resume, tell, started, notes, weights)
+
+
+def _teach(
+    config: RunConfig, time_share: float, folder: Path, data: DataSet, tell: Watch, started: float
+) -> Result | float:
+    """Trains the teacher of the run ``folder``, or goes on with it: its accuracy, or what there is when stopped."""
+    accuracy = ranks.from_first(lambda: distilling.learned(folder))
+    if accuracy is not None:
+        return accuracy
+    place = folder / distilling.FOLDER
+
+    def watch(seen: Progress) -> None:
+        if seen.phase in ("scan", "probe"):
+            tell(seen)
+        elif seen.phase != "done":
+            tell(dataclasses.replace(seen, phase="teach"))
+
+    note = f"first a teacher learns: {describe(config.model)}"
+    tell(Progress("scan", time.monotonic() - started, config.budget, note=note))
+    try:
+        result = train(config, place, data, resume=(place / "config.json").exists(), watch=watch, started=started)
+    except TooShort as problem:
+        raise ValueError(
+            f"the teacher's share of the budget, {config.budget:g} s, is too short.\n"
+            f"The least that works is --budget {math.ceil(problem.least / time_share)}s"
+        ) from None
+    if result.val_accuracy is None:
+        return dataclasses.replace(result, run=folder)
+    return result.val_accuracy
 
 
 def _train(

@@ -54,6 +54,12 @@ def train(
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="vit, or a CNN to compare with: resnet, fastcnn. Else vit.")
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="What else to learn from: fastcnn or resnet, trained first; or a run of yours."
+        ),
+    ] = None,
     start: Annotated[
         str | None,
         typer.Option(
@@ -111,6 +117,7 @@ def train(
         "size": size,
         "stem": stem,
         "model": model,
+        "teacher": teacher,
         "weights": start,
         "freeze": freeze or None,
         "probe": probe or None,
