@@ -139,6 +139,7 @@ def test_ctrl_c_while_the_teacher_learns_stops_and_the_run_goes_on(
     config = dataclasses.replace(tiny_run, distill=LEARNS_FIRST)
     stopped = train(config, tmp_path / "run", squares, watch=interrupt)
     assert stopped.interrupted
+    assert stopped.teaching
     assert stopped.val_accuracy is None
     assert stopped.run == tmp_path / "run"
     on = train(config, tmp_path / "run", squares, resume=True)

@@ -204,7 +204,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | No
 def trained(result: Result, source: str | None) -> None:
     """What a training run left, and the commands that come next."""
     if result.interrupted:
-        say(f"stopped after {duration(result.seconds)}; the classifier so far is in {result.run}")
+        so_far = "its teacher is still learning" if result.teaching else f"the classifier so far is in {result.run}"
+        say(f"stopped after {duration(result.seconds)}; {so_far}")
         say(f"go on with  {' '.join(['vitreous train', *filter(None, [source])])} --out {result.run} --resume")
     else:
         rate = result.images / max(result.seconds, 1e-9)

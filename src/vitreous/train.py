@@ -69,6 +69,8 @@ class Result:
     """On every validation picture; None where the run was interrupted."""
     classifier: Classifier
     interrupted: bool = False
+    teaching: bool = False
+    """Interrupted while its teacher learned, whose classifier this is."""
 
 
 Watch = Callable[[Progress], None]
@@ -142,7 +144,7 @@ def _teach(
             f"The least that works is --budget {math.ceil(problem.least / time_share)}s"
         ) from None
     if result.val_accuracy is None:
-        return dataclasses.replace(result, run=folder)
+        return dataclasses.replace(result, run=folder, teaching=True)
     return result.val_accuracy
 
 
