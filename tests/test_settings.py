@@ -12,6 +12,7 @@ from test_recipes import pictures
 
 from vitreous.cnn import CNNConfig
 from vitreous.config import RunConfig, override, to_json
+from vitreous.jobs import beside_file
 from vitreous.recipes import Wish, plan
 from vitreous.runs import changes as differing
 from vitreous.runs import read_config
@@ -106,6 +107,24 @@ def beside(values: dict[str, Any], side: int = 32, **given: Any) -> RunConfig:
     options, changes = combine(NOTHING | given, values)
     wish = Wish("pets", **{name: value for name, value in options.items() if value is not None})
     return override(plan(wish, pictures(side))[0], changes)
+
+
+@pytest.mark.parametrize(
+    ("by_hand", "name"),
+    [
+        ({}, "mini-conv"),
+        ({"optim.lr": "4e-3"}, "mini-conv"),  # as the file has it
+        ({"seed": "3", "data.val_fraction": "0.2"}, "mini-conv"),
+        ({"optim.lr": "0.01"}, "mini-conv-changed"),
+        ({"batch": "64"}, "mini-conv-changed"),
+        ({"batch": "64", "recipe": "mine"}, "mine"),
+    ],
+)
+def test_what_is_set_by_hand_beside_a_file_shows_in_the_name_of_its_recipe(by_hand: dict[str, str], name: str) -> None:
+    asked = {"recipe": "mini-conv", "optim.lr": "0.004"}
+    found = beside_file(asked, by_hand)
+    assert found == {**asked, **by_hand, "recipe": name}
+    assert beside_file(found, {"batch": "32"})["recipe"] == ("mine" if name == "mine" else "mini-conv") + "-changed"
 
 
 @pytest.mark.parametrize("teacher", ["fastcnn", "runs/cnn", "none"])

@@ -5,6 +5,7 @@ Not here: the choices (recipes.py), the loop (train.py), the display (console.py
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -57,6 +58,7 @@ def train_on(
         return train(config, out, data, watch=watch, started=started, notes=notes, weights=_weights(config, data))
 
 
+CHANGED = "-changed"
 BESIDE_THE_RECIPE = {
     "data.source",
     "data.images",
@@ -69,6 +71,25 @@ BESIDE_THE_RECIPE = {
 }
 BESIDE_THE_RECIPE |= {"evaluations", "device", "threads", "precision", "attention", "compile", "shard"}
 """Settings that leave a run of the recipe that it is named after: which pictures, how long and on what."""
+
+
+def beside_file(asked: Mapping[str, str], changes: Mapping[str, str]) -> dict[str, str]:
+    """The settings ``asked`` of a file with ``changes`` by hand; the recipe that the file names is then changed."""
+    named, other = (
+        asked.get("recipe"),
+        {path for path, text in changes.items() if _value(asked.get(path)) != _value(text)},
+    )
+    if named and not named.endswith(CHANGED) and not BESIDE_THE_RECIPE.issuperset(other):
+        asked = {**asked, "recipe": f"{named}{CHANGED}"}
+    return {**asked, **changes}
+
+
+def _value(text: str | None) -> Any:
+    """What a setting's text says, in whatever way it is written."""
+    try:
+        return None if text is None else json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def plan_on(
@@ -106,7 +127,7 @@ def _planned(wish: Wish, changes: Mapping[str, str], data_root: Path | None) -> 
     before, after = flat(asdict(chosen)), flat(asdict(config))
     changed = [path for path in changes if after.get(path) != before.get(path)]
     if config.recipe == chosen.recipe and not BESIDE_THE_RECIPE.issuperset(changed):
-        config = replace(config, recipe=f"{config.recipe}-changed")  # or it would be taken for what was measured
+        config = replace(config, recipe=f"{config.recipe}{CHANGED}")  # or it would be taken for what was measured
     asked = [f"as asked: {path}={changes[path]}" for path in changed]
     return config, data, [*_notes(data), *reasons, *asked]
 

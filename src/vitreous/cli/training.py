@@ -133,7 +133,7 @@ def train(
         refuse_changes([f"--{NAMES.get(name, name)}" for name in refused], changes, "--like" if like else "--resume")
     elif source is not None:
         options, asked = combine(given, read_settings(file) if file else {})
-        changes = asked | changes
+        changes = jobs.beside_file(asked, changes)
         if all(options[name] is None for name in LIMITS):
             options["budget"] = DEFAULT_BUDGET
         elif isinstance(options["budget"], str):
