@@ -125,9 +125,9 @@ def draw(path: Path, picture: Path) -> None:
         spread = statistics.stdev(accuracies) if len(found) > 1 else 0.0
         seconds = statistics.mean(r["seconds"] for r in found)
         curves[f"{data}, {recipe}" if len(sets) > 1 else recipe].append((seconds, statistics.mean(accuracies), spread))
-    for name, points in curves.items():
+    for number, (name, points) in enumerate(curves.items()):
         x, y, spread_of = zip(*sorted(points), strict=True)
-        axes.errorbar(x, y, yerr=spread_of, marker="o", capsize=3, label=name)
+        axes.errorbar(x, y, yerr=spread_of, marker="os^D"[number // 10 % 4], capsize=3, label=name)  # ten colours
     for name, x_anchor, y_anchor in ANCHORS:
         axes.plot(x_anchor, y_anchor, "k*", markersize=10)
         axes.annotate(
