@@ -14,7 +14,7 @@ from test_cli import TINY, call
 
 from vitreous.classifier import Classifier
 from vitreous.cnn import CNN_PRESETS, CNNConfig
-from vitreous.config import DistillConfig, RunConfig
+from vitreous.config import DistillConfig, Phase, RunConfig
 from vitreous.data import DataSet
 from vitreous.forecast import forecast
 from vitreous.runs import read_config
@@ -127,6 +127,18 @@ def test_a_teacher_that_learns_first_teaches_the_run(squares: DataSet, tiny_run:
     assert result.classifier.provenance["teacher"] == teacher.fingerprint()
     named = dataclasses.replace(tiny_run, distill=DistillConfig(str(tmp_path / "run" / "teacher")))
     assert same(result.classifier, train(named, tmp_path / "named", squares).classifier)
+
+
+def test_a_teacher_grows_with_the_pictures_where_its_patches_fit(tiny_run: RunConfig) -> None:
+    config = dataclasses.replace(tiny_run, distill=LEARNS_FIRST, phases=(Phase(4, 0.5), Phase(8, 0.5)))
+    assert config.first is not None
+    assert config.first.phases == config.phases
+    coarse = dataclasses.replace(config, distill=DistillConfig("fastcnn", widths=(8, 8, 16)))  # patches of 8 pixels
+    assert coarse.first is not None
+    assert coarse.first.phases == ()
+    many = dataclasses.replace(coarse, phases=(), sizes=(4, 8))
+    assert many.first is not None
+    assert many.first.sizes == ()
 
 
 def test_ctrl_c_while_the_teacher_learns_stops_and_the_run_goes_on(

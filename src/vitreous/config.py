@@ -181,14 +181,21 @@ class RunConfig:
 
     @property
     def first(self) -> RunConfig | None:
-        """The run of the teacher that is trained first: this one but for the model, and its share of the budget."""
+        """The run of the teacher that is trained first: this one but for the model, and its share of the budget.
+
+        Where the pictures are no whole number of its patches at some size of the run, it learns at the full one alone.
+        """
         distill, model = self.distill, self.model
         if distill.teacher not in CNN_PRESETS:
             return None
         cnn = CNNConfig(distill.teacher, model.image_size, model.channels, model.classes, distill.widths, distill.depth)
+        sides = (*self.sizes, *(phase.size for phase in self.phases))
+        fits = not any(side % cnn.patch_size for side in sides)
         return dataclasses.replace(
             self,
             model=cnn,
+            phases=self.phases if fits else (),
+            sizes=self.sizes if fits else (),
             optim=dataclasses.replace(self.optim, layer_decay=1.0, freeze=False),
             weights="",
             distill=DistillConfig(),

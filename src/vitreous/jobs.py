@@ -75,11 +75,9 @@ BESIDE_THE_RECIPE |= {"evaluations", "device", "threads", "precision", "attentio
 
 def beside_file(asked: Mapping[str, str], changes: Mapping[str, str]) -> dict[str, str]:
     """The settings ``asked`` of a file with ``changes`` by hand; the recipe that the file names is then changed."""
-    named, other = (
-        asked.get("recipe"),
-        {path for path, text in changes.items() if _value(asked.get(path)) != _value(text)},
-    )
-    if named and not named.endswith(CHANGED) and not BESIDE_THE_RECIPE.issuperset(other):
+    changed = [path for path, text in changes.items() if _value(asked.get(path)) != _value(text)]
+    named = asked.get("recipe")
+    if named and not named.endswith(CHANGED) and not BESIDE_THE_RECIPE.issuperset(changed):
         asked = {**asked, "recipe": f"{named}{CHANGED}"}
     return {**asked, **changes}
 
