@@ -206,4 +206,5 @@ def test_the_command_trains_a_teacher_of_the_same_size(tmp_path: Path) -> None:
     assert same(Classifier.load(tmp_path / "run"), Classifier.load(tmp_path / "again"))
     unknown = call("train", "digits", "--teacher", "fastcn", "--out", tmp_path / "none", *TINY)
     assert unknown.exit_code == 2
-    assert "fastcn is no classifier and no finished run" in unknown.stderr
+    assert "--teacher fastcn is no run, no classifier and no kind of CNN: did you mean 'fastcnn'?" in unknown.stderr
+    assert "digits:" not in unknown.stderr  # before pictures are read

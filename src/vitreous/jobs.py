@@ -16,13 +16,14 @@ from torch import Tensor
 
 from vitreous import origin, ranks
 from vitreous.classifier import Classifier
-from vitreous.config import DataConfig, RunConfig, override
+from vitreous.cnn import CNN_PRESETS
+from vitreous.config import DataConfig, RunConfig, nearest, override
 from vitreous.data import DataSet, load
 from vitreous.evaluate import weights_name
 from vitreous.finetuning import fit, plan_from
 from vitreous.forecast import Forecast, forecast
 from vitreous.pretrained import read
-from vitreous.recipes import Wish, plan
+from vitreous.recipes import NO_TEACHER, Wish, plan
 from vitreous.runs import claim, flat, read_config, vacant
 from vitreous.train import Result, Watch, train
 from vitreous.vit import ViTConfig
@@ -112,6 +113,7 @@ def _planned(wish: Wish, changes: Mapping[str, str], data_root: Path | None) -> 
     if (wish.freeze or wish.probe) and not wish.weights:
         option = "--probe" if wish.probe else "--freeze"
         raise ValueError(f"{option} keeps weights as they are: say which with --from")
+    _look_for(wish.teacher)
     start = read(wish.weights, heads) if wish.weights else None
     held_out = replace(held_out, source=wish.source)
     data = _read(held_out, side or (start.config.image_size if start else None), data_root)
@@ -128,6 +130,13 @@ def _planned(wish: Wish, changes: Mapping[str, str], data_root: Path | None) -> 
         config = replace(config, recipe=f"{config.recipe}{CHANGED}")  # or it would be taken for what was measured
     asked = [f"as asked: {path}={changes[path]}" for path in changed]
     return config, data, [*_notes(data), *reasons, *asked]
+
+
+def _look_for(teacher: str | None) -> None:
+    """Refuses a teacher that is nowhere, before pictures are read: probably a misspelt family."""
+    named = (*CNN_PRESETS, NO_TEACHER)
+    if teacher and teacher not in named and not teacher.startswith("hf:") and not Path(teacher).expanduser().exists():
+        raise ValueError(f"--teacher {teacher} is no run, no classifier and no kind of CNN{nearest(teacher, named)}")
 
 
 def _weights(config: RunConfig, data: DataSet) -> Callable[[], Mapping[str, Tensor]] | None:
