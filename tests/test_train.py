@@ -138,6 +138,18 @@ def test_a_last_look_that_takes_much_of_the_budget_is_said(
     assert any("validation pictures at the end takes about 1 of the 5 s" in (p.note or "") for p in seen) == said
 
 
+def test_a_machine_that_slows_down_before_the_end_gets_its_last_look_in_time(
+    tmp_path: Path, squares: DataSet, tiny_run: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreseen = [0.5, 1.2]  # seconds of the last look, at the start and near the end
+    monkeypatch.setattr("vitreous.train.final_seconds", lambda *_: foreseen.pop(0))
+    seen: list[Progress] = []
+    train(dataclasses.replace(tiny_run, steps=None, budget=5.0), tmp_path / "run", squares, watch=seen.append)
+    trained = [p.seconds for p in seen if p.phase == "train"]
+    assert not foreseen
+    assert 3.4 < trained[-1] < 4.1
+
+
 @pytest.mark.parametrize(
     ("seconds_a_picture", "looked_at", "expected"),
     [(0.01, [2, 25, 32, 32], 0.35), (0.1, [2, 25], 3.5), (0.035, [2, 25, 32], 1.2)],

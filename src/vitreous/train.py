@@ -77,6 +77,8 @@ Watch = Callable[[Progress], None]
 
 DEAR = 0.2
 """Of a budget: where the last look at validation pictures takes more, that is said."""
+NEAR = 3.0
+"""Times as long as that takes: so long before the deadline it is foreseen anew, for the machine may have changed."""
 
 
 def train(
@@ -198,6 +200,7 @@ def _train(
     loss, accuracy = Smooth(), run.accuracy
     looked: list[float] = []
     """Seconds of each look at validation pictures."""
+    foreseen_anew = False
     run.learn()
     with stop_signals() as stopped, threads(config.threads or before) as most, run.saver:
         adapts = config.budget is not None and not config.threads and run.plan.device.type == "cpu"
@@ -241,10 +244,17 @@ def _train(
                 journal.write(**_line(seen, "val", look_loss, accuracy), n=len(glance))
                 tell(dataclasses.replace(seen, phase="evaluate", seconds=clock.elapsed(), accuracy=accuracy))
                 run.learn()
+            left = math.inf if config.budget is None else config.budget - now.seconds
+            nears = left < NEAR * reserve and now.progress < 1 and not foreseen_anew
+            if nears:
+                foreseen_anew = True
+                looked.clear()
+                clock.reserve = reserve = final_seconds(classifier, run.validation)
+                run.learn()
             (saves_now,) = ranks.told([run.saver.due(occasion=looks_now)])
             if saves_now:
                 run.save()
-            if looks_now or saves_now:  # both take time
+            if looks_now or nears or saves_now:  # all take time
                 now = clock.moment(run.step, stopped.is_set())
         interrupted = now.stop
 
