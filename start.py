@@ -126,7 +126,7 @@ def checks() -> None:
         ["ruff", "format", "--check", "."],
         ["mypy"],
         ["lint-imports"],
-        ["pytest"],
+        ["pytest", "-n", "logical", "--maxprocesses", "4", "--dist", "loadfile"],  # each test keeps to one thread
     ):
         print("\n$", name, *arguments, flush=True)
         if subprocess.run([str(BIN / name), *arguments], cwd=HERE, check=False).returncode:

@@ -167,3 +167,22 @@ def test_long_runs_of_models_larger_than_nano_mix_pictures() -> None:
     assert by_steps.batch == 128
     few, _ = plan(Wish("pets", epochs=20.0, size="mini"), pictures(8, count=400))
     assert few.batch < 128
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "epochs", "model", "more"),
+    [
+        ("pets", 400, 20.0, "vit", True),
+        ("pets", 400, 19.0, "vit", False),
+        ("pets", 400, 20.0, "fastcnn", False),
+        ("pets", 40_000, 20.0, "vit", False),
+        ("digits", 400, 20.0, "vit", False),
+    ],
+)
+def test_few_pictures_that_are_seen_often_are_changed_more(
+    name: str, count: int, epochs: float, model: str, more: bool
+) -> None:
+    data = dataclasses.replace(pictures(8, count=count), name=name)
+    config, notes = plan(Wish(name, epochs=epochs, size="nano", model=model), data)
+    assert (config.augment.randaugment > 0, config.augment.cutmix > 0) == (more, more)
+    assert any("pictures are few" in note for note in notes) == more

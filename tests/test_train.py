@@ -132,7 +132,7 @@ def test_a_budget_too_short_to_train_is_refused_with_the_least_that_works(
 def test_a_last_look_that_takes_much_of_the_budget_is_said(
     last: float, said: bool, tmp_path: Path, squares: DataSet, tiny_run: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vitreous.train.final_seconds", lambda *_: last)
+    monkeypatch.setattr("vitreous.train.final_seconds", lambda *_, **__: last)
     seen: list[Progress] = []
     train(dataclasses.replace(tiny_run, steps=None, budget=5.0), tmp_path / "run", squares, watch=seen.append)
     assert any("validation pictures at the end takes about 1 of the 5 s" in (p.note or "") for p in seen) == said
@@ -142,7 +142,7 @@ def test_a_machine_that_slows_down_before_the_end_gets_its_last_look_in_time(
     tmp_path: Path, squares: DataSet, tiny_run: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foreseen = [0.5, 1.2]  # seconds of the last look, at the start and near the end
-    monkeypatch.setattr("vitreous.train.final_seconds", lambda *_: foreseen.pop(0))
+    monkeypatch.setattr("vitreous.train.final_seconds", lambda *_, **__: foreseen.pop(0))
     seen: list[Progress] = []
     train(dataclasses.replace(tiny_run, steps=None, budget=5.0), tmp_path / "run", squares, watch=seen.append)
     trained = [p.seconds for p in seen if p.phase == "train"]
@@ -175,6 +175,24 @@ def test_the_last_look_is_foreseen_from_few_pictures_where_they_take_long(
     told = looks.final_seconds(run.classifier("squares"), run.validation)
     assert counts == looked_at
     assert told == pytest.approx(0.5 + expected, abs=0.05)
+
+
+def test_a_warm_machine_is_taken_as_it_is_on_average(
+    squares: DataSet, tiny_run: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, now, speeds = Run(tiny_run, tmp_path, squares, 0.0), 0.0, []
+
+    def logits(self: Classifier, pixels: torch.Tensor) -> None:
+        nonlocal now
+        now += speeds.pop(0) * len(pixels)
+
+    monkeypatch.setattr(Classifier, "logits", logits)
+    monkeypatch.setattr(looks.time, "perf_counter", lambda: now)
+    classifier = run.classifier("squares")
+    for warm, a_picture in ((False, 0.01), (True, 0.015)):
+        speeds[:] = [0.0, 0.03, 0.02, 0.01]
+        told = looks.final_seconds(classifier, run.validation, warm)
+        assert told == pytest.approx(0.5 + 1.1 * a_picture * len(run.validation), abs=0.01)
 
 
 def test_a_run_that_could_not_begin_leaves_no_folder_to_the_next_try(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import statistics
 import threading
 import time
 
@@ -54,9 +55,10 @@ def measure(
     return loss / count, right / count
 
 
-def final_seconds(classifier: Classifier, validation: Images) -> float:
+def final_seconds(classifier: Classifier, validation: Images, warm: bool = False) -> float:
     """How long the last evaluation and saving will take, from a timed part of the former and the size of the model.
 
+    The faster of two timings counts, for the first call of a size is slow; their mean once all is ``warm``.
     Several processes take the first one's figure: each must look at the same pictures.
     """
     classifier.model.eval()  # or a batch normalisation would learn from pictures that are not for training
@@ -71,7 +73,8 @@ def final_seconds(classifier: Classifier, validation: Images) -> float:
         (dear,) = ranks.told([seconds > 1])  # the same for all, who may hold the model together
         if dear:
             break
-    evaluating = 1.1 * min(each[1:] or each) * len(validation) / ranks.world()
+    timed = each[1:] or each
+    evaluating = 1.1 * (statistics.mean(timed) if warm else min(timed)) * len(validation) / ranks.world()
     (told,) = ranks.told([evaluating + 0.5 + SAVED_A_PARAMETER * count_parameters(classifier.model)])
     return told
 

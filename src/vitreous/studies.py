@@ -174,7 +174,8 @@ def _config(study: Study, series: str, seed: int, x: float, data: DataSet) -> Ru
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, positions=kind))
         if not many:  # trained at one size means at one size
             config = dataclasses.replace(config, phases=())
-    return dataclasses.replace(config, evaluations=0)
+    alike = dataclasses.replace(config.augment, cutmix=0.0, randaugment=0)  # one sees the very pictures of the other
+    return dataclasses.replace(config, augment=alike, evaluations=0)
 
 
 def subset(images: Images, share: float, seed: int) -> Images:

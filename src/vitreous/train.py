@@ -249,7 +249,7 @@ def _train(
             if nears:
                 foreseen_anew = True
                 looked.clear()
-                clock.reserve = reserve = final_seconds(classifier, run.validation)
+                clock.reserve = reserve = final_seconds(classifier, run.validation, warm=True)
                 run.learn()
             (saves_now,) = ranks.told([run.saver.due(occasion=looks_now)])
             if saves_now:
