@@ -25,7 +25,7 @@ from vitreous.faithfulness import check_run
 from vitreous.findings import curves, points, report, sentences
 from vitreous.jobs import train_on
 from vitreous.positions import KINDS
-from vitreous.recipes import Wish
+from vitreous.recipes import Wish, plan
 from vitreous.studies import Study, cells, read_lines, run_study, subset
 from vitreous.train import Progress, Watch
 from vitreous.vit import PRESETS
@@ -155,6 +155,13 @@ def test_a_budget_study_gives_each_run_its_own(squares: DataSet) -> None:
     assert [cell.config.steps for cell in cells(small("budget"), squares)] == [2, 4]
     timed = Study("budget", "squares", at=(5, 9), series=("resnet",))
     assert [cell.config.budget for cell in cells(timed, squares)] == [5, 9]
+
+
+def test_what_is_compared_sees_the_same_pictures(squares: DataSet) -> None:
+    often = small(at=(1.0,), series=("vit", "vit-patch", "fastcnn"), steps=1000)
+    wish = Wish("squares", steps=1000, device="cpu")
+    assert plan(wish, squares)[0].augment.randaugment
+    assert len({cell.config.augment for cell in cells(often, squares)}) == 1
 
 
 def test_a_smaller_share_is_part_of_a_larger_one_and_every_class_keeps_its_part(squares: DataSet) -> None:

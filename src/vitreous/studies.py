@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from vitreous.augment import resize
+from vitreous.augment import AugmentConfig, resize
 from vitreous.batches import generator_for
 from vitreous.classifier import Classifier
 from vitreous.config import RunConfig, nearest
@@ -174,7 +174,7 @@ def _config(study: Study, series: str, seed: int, x: float, data: DataSet) -> Ru
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, positions=kind))
         if not many:  # trained at one size means at one size
             config = dataclasses.replace(config, phases=())
-    alike = dataclasses.replace(config.augment, cutmix=0.0, randaugment=0)  # one sees the very pictures of the other
+    alike = AugmentConfig(config.augment.flip, config.augment.shift)  # without what the plan has for one family alone
     return dataclasses.replace(config, augment=alike, evaluations=0)
 
 
