@@ -125,10 +125,10 @@ def _teach(
     config: RunConfig, time_share: float, folder: Path, data: DataSet, tell: Watch, started: float
 ) -> Result | float:
     """Trains the teacher of the run ``folder``, or goes on with it: its accuracy, or what there is when stopped."""
-    accuracy = ranks.from_first(lambda: distilling.learned(folder))
+    place = folder / distilling.FOLDER
+    accuracy, begun = ranks.from_first(lambda: (distilling.learned(folder), (place / "config.json").exists()))
     if accuracy is not None:
         return accuracy
-    place = folder / distilling.FOLDER
 
     def watch(seen: Progress) -> None:
         if seen.phase in ("scan", "probe"):
@@ -139,7 +139,7 @@ def _teach(
     note = f"first a teacher learns: {describe(config.model)}"
     tell(Progress("scan", time.monotonic() - started, config.budget, note=note))
     try:
-        result = train(config, place, data, resume=(place / "config.json").exists(), watch=watch, started=started)
+        result = train(config, place, data, resume=begun, watch=watch, started=started)
     except TooShort as problem:
         raise ValueError(
             f"the teacher's share of the budget, {config.budget:g} s, is too short.\n"
