@@ -21,7 +21,7 @@ from vitreous.data.named import NAMED, Named
 
 def idx(values: np.ndarray) -> bytes:
     head = struct.pack(">HBB", 0, 8, values.ndim) + struct.pack(f">{values.ndim}I", *values.shape)
-    return gzip.compress(head + values.tobytes())
+    return gzip.compress(head + values.tobytes(), mtime=0)
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -197,7 +197,8 @@ def test_a_users_own_file_that_differs_is_named_and_kept(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"text", gzip.compress(b"text"), archive({"cifar-10-batches-bin/data_batch_1.bin": b"short"})]
+    "data",
+    [b"", b"text", gzip.compress(b"text", mtime=0), archive({"cifar-10-batches-bin/data_batch_1.bin": b"short"})],
 )
 def test_an_archive_of_another_kind_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     files = {"cifar-10-binary.tar.gz": data}
@@ -215,7 +216,9 @@ def test_a_hostile_archive_writes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["cifar-10-binary.tar.gz"]
 
 
-@pytest.mark.parametrize("data", [b"text", gzip.compress(b"\0\0\x08"), idx(noise(40, 28)), idx(noise(39, 28, 28))])
+@pytest.mark.parametrize(
+    "data", [b"text", gzip.compress(b"\0\0\x08", mtime=0), idx(noise(40, 28)), idx(noise(39, 28, 28))]
+)
 def test_an_idx_file_of_another_shape_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     files = mnist() | {"train-images-idx3-ubyte.gz": data}
     publish(monkeypatch, "mnist", files)
