@@ -126,7 +126,8 @@ def checks() -> None:
         ["ruff", "format", "--check", "."],
         ["mypy"],
         ["lint-imports"],
-        ["pytest", "-n", "logical", "--maxprocesses", "4", "--dist", "loadfile"],  # each test keeps to one thread
+        ["pytest", "-m", "not alone", "-n", "logical", "--maxprocesses", "4", "--dist", "loadfile"],  # a thread a test
+        ["pytest", "-m", "alone"],
     ):
         print("\n$", name, *arguments, flush=True)
         if subprocess.run([str(BIN / name), *arguments], cwd=HERE, check=False).returncode:

@@ -291,6 +291,7 @@ def test_budgets_that_are_none(text: str) -> None:
         frame.seconds(text)
 
 
+@pytest.mark.alone
 def test_a_budget_holds_from_the_start_of_the_interpreter_to_its_end(tmp_path: Path) -> None:
     options = ["--budget", "15s", "--out", str(tmp_path / "run"), *SMALL, *NO_PROBE]
     begun = time.monotonic()

@@ -286,6 +286,7 @@ def root_with(name: str) -> Path:
     return root
 
 
+@pytest.mark.alone
 def test_the_jpeg_copy_of_cifar10_is_called_one(cache: Path) -> None:
     root = root_with("cifar10-jpeg")
     data = load("cifar10", data_root=root, splits=["test"], cache=cache)

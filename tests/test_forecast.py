@@ -24,6 +24,7 @@ from vitreous.train import train
 ROWS = Path(__file__).parent.parent / "bench" / "time_to_accuracy.jsonl"
 
 
+@pytest.mark.alone
 def test_a_budget_run_sees_about_as_many_pictures_as_was_foretold(
     tmp_path: Path, squares: DataSet, tiny_run: RunConfig
 ) -> None:

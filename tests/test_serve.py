@@ -313,6 +313,7 @@ def slowly(seconds: float) -> object:
     return pause
 
 
+@pytest.mark.alone
 def test_a_full_server_says_so_at_once(runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(application, "answer", slowly(0.5))
     body, times, waits = picture(), [], set()
@@ -339,6 +340,7 @@ def test_a_full_server_says_so_at_once(runs: tuple[Path, Path], monkeypatch: pyt
     assert min(times) < 0.1  # forty threads asking hold each other up: the quickest tells what the server takes
 
 
+@pytest.mark.alone
 def test_late_answers_and_slow_uploads_end_at_the_deadline(
     runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

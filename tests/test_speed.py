@@ -53,10 +53,18 @@ def test_rates_are_pictures_over_the_seconds_of_a_step(monkeypatch: pytest.Monke
     assert found.training_flops == pytest.approx(3 * count_flops(model, 16) * 128 / 0.05)
 
 
-def test_every_picture_size_of_a_run_is_timed_in_its_order() -> None:
+def test_every_picture_size_of_a_run_is_timed_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, advance = Clock(monkeypatch), Run.advance
+
+    def by_pixels(run: Run, elapsed: float, size: int) -> float:
+        clock.now += size**2 / 1e4
+        return advance(run, elapsed, size)
+
+    monkeypatch.setattr(Run, "advance", by_pixels)
+    monkeypatch.setattr(Classifier, "logits", clock.takes(lambda: 0.01))
     found = speed.measure(Wish("noise", steps=10, size="nano", stem="conv", device="cpu"), RATE, seconds=0)
     assert list(found.training) == [24, 32]
-    assert found.training[24] > found.training[32] > 0
+    assert found.training == {size: pytest.approx(found.batch / (size**2 / 1e4)) for size in (24, 32)}
     assert found.recipe == "nano-conv"
     assert found.share_of_products == pytest.approx(found.training_flops / RATE)
 

@@ -109,6 +109,7 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
+@pytest.mark.alone
 def test_a_budget_is_kept_and_used(tmp_path: Path, squares: DataSet, tiny_run: RunConfig) -> None:
     seen: list[Progress] = []
     config = dataclasses.replace(tiny_run, steps=None, budget=6.0)
