@@ -176,8 +176,10 @@ def test_normalising_is_by_the_formula() -> None:
 
 
 def test_what_is_no_classifier_is_refused(classifier: Classifier, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no classifier and no finished run: it has no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"it has no config\.json\.\nGive the folder that train"):
         Classifier.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"it does not exist\.\nGive the folder that train"):
+        Classifier.load(tmp_path / "gone")
     folder = classifier.save(tmp_path / "classifier")
     config = json.loads((folder / "config.json").read_text())
     (folder / "manifest.json").unlink()  # as the message about edited files says

@@ -184,7 +184,11 @@ class Classifier:
         folder = classifier_folder(_fetched(path))
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
-                raise FileNotFoundError(f"{path} is no classifier and no finished run: it has no {name}")
+                lacks = f"has no {name}" if folder.exists() else "does not exist"
+                raise FileNotFoundError(
+                    f"{path} is no classifier and no finished run: it {lacks}.\n"
+                    "Give the folder that train made (a run that was stopped ends with train --resume) or hf:owner/name"
+                )
         try:
             if (folder / sealed.MANIFEST).exists():
                 sealed.check(folder, FORMAT)
