@@ -2,7 +2,7 @@
 
     python bench/step_profile.py [--size nano] [--stem conv|patch] [--image-size 32] [--steps 5] [--rounds 3]
 
-The steps are those of a run: augmentation, forward, backward, optimiser, average of the weights, on pictures of noise.
+The steps are those of a run: augmentation, forward, backward, optimiser, on pictures of noise.
 Of every operator its own processor time counts, without what it called; the optimiser's are taken out first, products
 in it included. Shares are medians over the rounds.
 
