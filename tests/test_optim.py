@@ -12,7 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vitreous.models import build_model
 from vitreous.optim import (
     FullMuon,
+    FullTurningMuon,
     OptimConfig,
+    TurningMuon,
     WholeMuon,
     build_optimizers,
     freeze,
@@ -100,7 +102,41 @@ def test_muon_in_full_precision_is_torchs_and_takes_over_its_state(
             full.load_state_dict(copy.deepcopy(torchs.state_dict()))
 
 
-@pytest.mark.parametrize("kind", [torch.optim.Muon, FullMuon])
+@pytest.mark.parametrize("kind", [TurningMuon, FullTurningMuon])
+@pytest.mark.parametrize("shape", [(24, 24), (8, 96), (96, 8)])
+def test_a_step_turns_filters_by_the_rate_whatever_their_size(kind: type, shape: tuple[int, int]) -> None:
+    start, gradient = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    turned = []
+    for scale in (1.0, 32.0):  # a power of 2, which bf16 divides by to the bit
+        weight = torch.nn.Parameter(start * scale)
+        optimizer = kind([weight], lr=0.1, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+        weight.grad = gradient / scale  # as it is where what they compute is normalised
+        optimizer.step()
+        turned.append(weight.detach())
+    torch.testing.assert_close(*turned)
+    held = start / start.square().mean().sqrt() * 0.2
+    assert ((turned[0] - held).norm() / held.norm()).item() == pytest.approx(0.1, rel=0.25)
+
+
+def test_filters_before_a_normalisation_learn_by_their_own_rate_if_one_is_set() -> None:
+    model = build_model(ViTConfig(depth=1, stem="conv", stem_early=1))
+    named = dict(model.named_parameters())
+
+    def rates(config: OptimConfig) -> dict[str, float]:
+        groups = [group for optimizer in build_optimizers(model, config) for group in optimizer.param_groups]
+        peaks = {id(p): group["peak_lr"] for group in groups for p in group["params"]}
+        assert len(peaks) == len(named)
+        return {name: peaks[id(p)] for name, p in named.items()}
+
+    filters = {"patch_embed.first.weight", "patch_embed.stages.1.weight", "patch_embed.residual.0.weight"}
+    plain, own = rates(OptimConfig()), rates(OptimConfig(filter_lr=0.125))
+    assert {plain[name] for name in filters} == {OptimConfig().muon_lr}
+    assert {own[name] for name in filters} == {0.125}
+    assert own["blocks.0.attn.qkv.weight"] == plain["blocks.0.attn.qkv.weight"]
+    assert len([name for name in named if own[name] == 0.125]) == 6  # early=1, two stages, two residual on the grid
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Muon, FullMuon, TurningMuon])
 def test_muon_of_parts_is_muon_of_the_whole(kind: type[torch.optim.Muon]) -> None:
     """One process holds all rows; of two, test_parallel.py."""
     settings: Any = {"lr": 0.02, "weight_decay": 0.3, "momentum": 0.95, "adjust_lr_fn": "match_rms_adamw"}
@@ -175,8 +211,10 @@ def test_a_frozen_model_has_its_head_to_learn_alone() -> None:
         {"weight_decay": -1.0},
         {"warmup": 1.0},
         {"layer_decay": 0.0},
+        {"filter_lr": 1.0},
+        {"filter_lr": 0.1, "name": "adamw"},
     ],
 )
 def test_impossible_rules_are_refused(values: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=next(iter(values)) if "name" not in values else "unknown optimiser"):
+    with pytest.raises(ValueError, match="unknown optimiser" if next(iter(values)) == "name" else next(iter(values))):
         OptimConfig(**values)  # type: ignore[arg-type]

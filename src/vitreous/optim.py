@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from vitreous import parts, ranks
 from vitreous.device import bf16_built_in
+from vitreous.stems import ConvNorm
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class OptimConfig:
     """Peak rate of AdamW."""
     muon_lr: float = 0.005
     """Peak rate of Muon, for an update scaled to AdamW's usual size (``match_rms_adamw``, Liu et al. 2025)."""
+    filter_lr: float = 0.0
+    """Peak rate of the filters whose outputs are normalised, with Muon: how far a step turns them, as a share of their
+    norm, which is held (Jordan 2024). 0: they are matrices like the others."""
     weight_decay: float = 0.05
     """Decoupled, on matrices only."""
     warmup: float = 0.05
@@ -39,6 +43,10 @@ class OptimConfig:
         for field in ("lr", "muon_lr"):
             if not getattr(self, field) > 0 or not math.isfinite(getattr(self, field)):
                 raise ValueError(f"{field} is {getattr(self, field)}: a learning rate must be a number above 0")
+        if not 0 <= self.filter_lr < 1:
+            raise ValueError(f"filter_lr is {self.filter_lr}: it is a share of the filters' norm, from 0 to below 1")
+        if self.filter_lr and self.name != "muon":
+            raise ValueError(f"filter_lr is {self.filter_lr}, and holding norms goes with muon: leave one of them out")
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay is {self.weight_decay}: it must be 0 or more")
         if not 0 < self.layer_decay <= 1:
@@ -55,15 +63,19 @@ def lr_at(progress: float, config: OptimConfig) -> float:
 
 
 def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Three groups: ``matrices`` (inside blocks and stem), ``decayed`` (head, patch convolution), ``plain`` (the rest).
+    """Four groups: ``filters`` (3 x 3, before a normalisation), ``matrices`` (the others inside blocks and stem),
+    ``decayed`` (head, patch convolution) and ``plain`` (the rest).
 
     Vectors, the position table and special tokens are never decayed.
     """
-    groups: dict[str, list[nn.Parameter]] = {"matrices": [], "decayed": [], "plain": []}
+    groups: dict[str, list[nn.Parameter]] = {"filters": [], "matrices": [], "decayed": [], "plain": []}
+    filters = {layer.weight for layer in model.modules() if isinstance(layer, ConvNorm)}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if parameter.ndim == 2 and not name.startswith("head."):
+        if parameter in filters:
+            groups["filters"].append(parameter)
+        elif parameter.ndim == 2 and not name.startswith("head."):
             groups["matrices"].append(parameter)
         elif parameter.ndim in (2, 4):
             groups["decayed"].append(parameter)
@@ -100,20 +112,25 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
 
     adamw = by_rate("decayed", config.lr, config.weight_decay) + by_rate("plain", config.lr, 0.0)
     optimizers: list[Optimizer] = []
+    if not config.filter_lr:
+        groups["matrices"] += groups.pop("filters")
     if config.name == "adamw":
         adamw += by_rate("matrices", config.lr, config.weight_decay)
-    elif groups["matrices"]:
-        matrices = by_rate("matrices", config.muon_lr, config.weight_decay)
-        settings: dict[str, Any] = {
-            "lr": config.muon_lr,
-            "weight_decay": config.weight_decay,
-            "momentum": 0.95,
-            "adjust_lr_fn": "match_rms_adamw",
-        }
-        first = groups["matrices"][0]
-        (bf16,) = ranks.told([bf16_built_in(first.device)])  # the same on all, or their weights would drift apart
-        kind = torch.optim.Muon if bf16 else FullMuon
-        optimizers.append(WholeMuon(kind, matrices, **settings) if parts.sharded(first) else kind(matrices, **settings))
+    elif learning := groups["matrices"] + groups.get("filters", []):
+        # the same on all processes, or their weights would drift apart
+        (bf16,) = ranks.told([bf16_built_in(learning[0].device)])
+
+        def muon(kind: type[torch.optim.Muon], params: list[dict[str, Any]], momentum: float, steps: int) -> Optimizer:
+            settings: Any = {"momentum": momentum, "ns_steps": steps, "adjust_lr_fn": "match_rms_adamw"}
+            whole = parts.sharded(learning[0])
+            return WholeMuon(kind, params, **settings) if whole else kind(params, **settings)
+
+        if groups["matrices"]:
+            matrices = by_rate("matrices", config.muon_lr, config.weight_decay)
+            optimizers.append(muon(torch.optim.Muon if bf16 else FullMuon, matrices, 0.95, 5))
+        if groups.get("filters"):
+            filters = by_rate("filters", config.filter_lr, 0.0)
+            optimizers.append(muon(TurningMuon if bf16 else FullTurningMuon, filters, 0.6, 3))
     optimizers.insert(0, torch.optim.AdamW(adamw, lr=config.lr, betas=(0.9, 0.95), fused=True))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -159,6 +176,33 @@ def orthogonal(matrix: Tensor, coefficients: tuple[float, float, float], steps: 
         gram = x @ x.mT
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
+
+
+class HeldNorms:
+    """Muon for filters whose outputs are normalised, to be mixed into one: a step turns them and no more.
+
+    Their size has no effect on what the model computes, but the larger they are, the less a step turns them; so before
+    each step they are brought back to a root mean square of 0.2, which an update has at a rate of 1 (Jordan 2024).
+    """
+
+    param_groups: list[dict[str, Any]]
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step, of filters that had whatever norm."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    weight.mul_(0.2 * math.sqrt(weight.numel()) / weight.norm().clamp(min=1e-7))
+        return super().step(closure)  # type: ignore[misc]
+
+
+class TurningMuon(HeldNorms, torch.optim.Muon):
+    """Torch's Muon on filters of held norms."""
+
+
+class FullTurningMuon(HeldNorms, FullMuon):
+    """Likewise, in the number type of the weights."""
 
 
 class WholeMuon(torch.optim.Muon):
