@@ -161,6 +161,10 @@ def test_long_runs_of_models_larger_than_nano_mix_pictures() -> None:
     mixed = {("mini", 20.0), ("tiny", 20.0)}
     assert {key for key, config in configs.items() if config.augment.cutmix} == mixed
     assert {key for key, config in configs.items() if config.batch == 256} == mixed
+    assert {key for key, config in configs.items() if config.optim.filter_lr} == mixed
+    plain, _ = plan(Wish("pets", epochs=20.0, size="mini", stem="patch"), many)
+    assert plain.augment.cutmix
+    assert plain.optim.filter_lr == 0  # it has no filters before a normalisation
     assert plan(Wish("pets", epochs=20.0, size="mini", model="fastcnn"), many)[0].augment.cutmix == 0
     by_steps, _ = plan(Wish("pets", steps=6250, size="mini"), many)  # 20 epochs, in batches of 128
     assert by_steps.augment.cutmix

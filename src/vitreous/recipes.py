@@ -53,7 +53,7 @@ LARGEST_BATCH = 128
 Growth = tuple[tuple[float, float], ...]
 GROWING: dict[str, Growth] = {
     "patch": ((0.5, 0.3), (0.75, 0.4), (1.0, 0.3)),
-    "conv": ((0.5, 0.35), (0.75, 0.4), (1.0, 0.25)),
+    "conv": ((0.75, 0.4), (1.0, 0.6)),
 }
 """(size in shares of the training size, share of the run) by stem: progressive resizing. That of the conv stem is for
 sizes from ``mini`` on, and was measured there alone."""
@@ -68,8 +68,11 @@ SEEN_OFTEN, SEEN_OFTEN_MINI = 50, 15
 MIXED_SHARE = 0.5
 """Of the batches of a long run are mixed by CutMix, from ``mini`` on or where pictures are few: they are learned by
 heart sooner. Measured at ``mini`` and ``nano`` alone."""
-MIXED_MUON_LR = 0.006
-"""Peak rate of Muon in these runs, whose batches are twice as large."""
+MIXED_SHARE_UNTIL = 0.85
+"""Share of the run after which no batch is mixed, from ``mini`` on."""
+MIXED_MUON_LR, MIXED_FILTER_LR = 0.006, 0.12
+"""Peak rates of Muon in these runs, whose batches are twice as large; and of filters, whose norm is then held: that
+keeps a wide stem from learning pictures by heart. Measured at ``mini`` alone."""
 FEW, OFTEN = 20_000, 20
 """Pictures below which, and epochs from which, a Vision Transformer learns them by heart unless they are changed more.
 Measured at 12,500 pictures and 24 to 37 epochs, where that is worth one to two points, and at 45,000 and 22, where it
@@ -155,14 +158,17 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
     if epochs >= LONG_RUN and family == "vit":
         few = count <= FEW and epochs >= OFTEN and flips
         if few:
-            augment = replace(augment, randaugment=1, mix_until=MIXED_UNTIL)
+            augment = replace(augment, randaugment=1)
             notes.append(f"{count:,} pictures are few, so each is changed by one operation of RandAugment too")
         if few or size != "nano":
-            augment = replace(augment, cutmix=MIXED_SHARE)
+            augment = replace(augment, cutmix=MIXED_SHARE, mix_until=MIXED_UNTIL if few else MIXED_SHARE_UNTIL)
             mixed = f"{MIXED_SHARE:.0%} of the batches are mixed by CutMix, up to {augment.mix_until:.0%} of the run"
             notes.append(mixed)
         if size != "nano" and batch == LARGEST_BATCH and wish.steps is None:
             batch, optim = 2 * batch, replace(optim, muon_lr=MIXED_MUON_LR)
+            if isinstance(model, ViTConfig) and model.stem == "conv":
+                optim = replace(optim, filter_lr=MIXED_FILTER_LR)
+                notes.append("filters of the stem keep their norm, and a step turns them: less is learned by heart")
     config = RunConfig(
         data=DataConfig(source=wish.source, val_fraction=wish.val_fraction),
         model=model,
@@ -208,7 +214,7 @@ def model_for(family: str, size: str, stem: str | None, side: int, channels: int
         heads=dial["heads"],
         mlp_ratio=2.0 if light else 4.0,
         stem=stem,
-        stem_depth=4 if light and size == "mini" else ViTConfig.stem_depth,
+        stem_depth=1 if light and size == "mini" else ViTConfig.stem_depth,
         stem_early=1 if stem == "conv" else 0,
     )
 
