@@ -106,7 +106,7 @@ def table(path: Path) -> str:
             f"| {data} | {recipe} | {budget} | {max(r['seconds'] for r in found):.0f} at most "
             f"| {mean_and_spread([r['val_accuracy'] for r in found])} "
             f"| {mean_and_spread([r['test_accuracy'] for r in found])} | {len(found)} "
-            f"| {statistics.mean(r['images'] for r in found):,.0f} | {max(r['peak_mib'] for r in found)} |"
+            f"| {statistics.mean(r['images'] for r in found):,.0f} | {max(r['peak_mib'] or 0 for r in found) or 'not measured'} |"
         )
     return "\n".join(lines)
 
