@@ -102,11 +102,12 @@ def table(path: Path) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for (data, recipe, budget), found in rows(path).items():
+        peak = max(r["peak_mib"] or 0 for r in found)
         lines.append(
             f"| {data} | {recipe} | {budget} | {max(r['seconds'] for r in found):.0f} at most "
             f"| {mean_and_spread([r['val_accuracy'] for r in found])} "
             f"| {mean_and_spread([r['test_accuracy'] for r in found])} | {len(found)} "
-            f"| {statistics.mean(r['images'] for r in found):,.0f} | {max(r['peak_mib'] or 0 for r in found) or 'not measured'} |"
+            f"| {statistics.mean(r['images'] for r in found):,.0f} | {peak or 'not measured'} |"
         )
     return "\n".join(lines)
 
