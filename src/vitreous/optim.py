@@ -46,7 +46,7 @@ class OptimConfig:
         if not 0 <= self.filter_lr < 1:
             raise ValueError(f"filter_lr is {self.filter_lr}: it is a share of the filters' norm, from 0 to below 1")
         if self.filter_lr and self.name != "muon":
-            raise ValueError(f"filter_lr is {self.filter_lr}, and holding norms goes with muon: leave one of them out")
+            raise ValueError(f"filter_lr is {self.filter_lr}, which goes with muon alone: set optim.filter_lr=0 too")
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay is {self.weight_decay}: it must be 0 or more")
         if not 0 < self.layer_decay <= 1:
