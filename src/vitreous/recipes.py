@@ -70,9 +70,11 @@ MIXED_SHARE = 0.5
 heart sooner. Measured at ``mini`` and ``nano`` alone."""
 MIXED_SHARE_UNTIL = 0.85
 """Share of the run after which no batch is mixed, from ``mini`` on."""
-MIXED_MUON_LR, MIXED_FILTER_LR = 0.006, 0.12
-"""Peak rates of Muon in these runs, whose batches are twice as large; and of filters, whose norm is then held: that
-keeps a wide stem from learning pictures by heart. Measured at ``mini`` alone."""
+MIXED_MUON_LR = 0.006
+"""Peak rate of Muon in these runs, whose batches are twice as large."""
+FILTER_LR, FASTER_FILTER_LR = 0.085, 0.12
+"""Peak rates of filters, whose norm is held; the second in batches that are twice as large, and below ``SHORT_RUN``
+epochs."""
 FEW, OFTEN = 20_000, 20
 """Pictures below which, and epochs from which, a Vision Transformer learns them by heart unless they are changed more.
 Measured at 12,500 pictures and 24 to 37 epochs, where that is worth one to two points, and at 45,000 and 22, where it
@@ -166,9 +168,10 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
             notes.append(mixed)
         if size != "nano" and batch == LARGEST_BATCH and wish.steps is None:
             batch, optim = 2 * batch, replace(optim, muon_lr=MIXED_MUON_LR)
-            if isinstance(model, ViTConfig) and model.stem == "conv":
-                optim = replace(optim, filter_lr=MIXED_FILTER_LR)
-                notes.append("filters of the stem keep their norm, and a step turns them: less is learned by heart")
+    if stem != "patch":
+        faster = epochs < SHORT_RUN or batch > LARGEST_BATCH
+        optim = replace(optim, filter_lr=FASTER_FILTER_LR if faster else FILTER_LR)
+        notes.append(f"filters keep their norm, and a step turns them by up to {optim.filter_lr:.1%} of it")
     config = RunConfig(
         data=DataConfig(source=wish.source, val_fraction=wish.val_fraction),
         model=model,
