@@ -159,11 +159,12 @@ def test_filters_turn_wherever_there_are_some() -> None:
 
     usual = rate()
     assert usual > 0
-    assert rate(model="fastcnn") == rate(any_size=True) == rate(size="mini") == usual
+    assert rate(model="fastcnn") == rate(model="fastcnn", any_size=True) == rate(size="mini") == usual
     assert rate(epochs=20.0, size="nano") == usual
     assert rate(epochs=20.0, size="mini") > usual  # its batches are twice as large
     assert rate(epochs=1.0) > usual  # nothing is seen twice, so it is speed that counts
     assert rate(stem="patch") == 0  # it has no filters before a normalisation
+    assert rate(any_size=True) == 0  # its stem normalises each picture alone
 
 
 def test_long_runs_of_models_larger_than_nano_mix_pictures() -> None:

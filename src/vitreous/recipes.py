@@ -168,7 +168,7 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
             notes.append(mixed)
         if size != "nano" and batch == LARGEST_BATCH and wish.steps is None:
             batch, optim = 2 * batch, replace(optim, muon_lr=MIXED_MUON_LR)
-    if stem != "patch":
+    if turns(model):
         faster = epochs < SHORT_RUN or batch > LARGEST_BATCH
         optim = replace(optim, filter_lr=FASTER_FILTER_LR if faster else FILTER_LR)
         notes.append(f"filters keep their norm, and a step turns them by up to {optim.filter_lr:.1%} of it")
@@ -242,6 +242,11 @@ def seen_often(size: str, model: ModelConfig) -> int:
     """How often a run must see each picture before ``model``, of that ``size``, is worth its time."""
     conv = isinstance(model, ViTConfig) and model.stem == "conv"
     return SEEN_OFTEN_MINI if size == "mini" and conv else SEEN_OFTEN
+
+
+def turns(model: ModelConfig) -> bool:
+    """Whether a model has filters that are worth turning: a stem that normalises each picture alone loses by it."""
+    return not isinstance(model, ViTConfig) or (model.stem == "conv" and model.stem_norm == "batch")
 
 
 def growing(size: str, model: ModelConfig) -> tuple[Phase, ...]:
