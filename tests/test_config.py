@@ -34,7 +34,6 @@ def test_set_reaches_phases() -> None:
         ({"seed": "null"}, "seed must not be null"),
         ({"phases": "3"}, "must be a list"),
         ({"model.patch_size": "5"}, "does not divide"),
-        ({"optim.filter_lr": "0.1"}, "the patch stem has no filters to turn: set optim.filter_lr=0"),
     ],
 )
 def test_impossible_settings_are_named(changes: dict[str, str], message: str) -> None:

@@ -132,6 +132,8 @@ def test_filters_before_a_normalisation_learn_by_their_own_rate_if_one_is_set() 
     plain, own = rates(OptimConfig()), rates(OptimConfig(filter_lr=0.125))
     assert {plain[name] for name in filters} == {OptimConfig().muon_lr}
     assert {own[name] for name in filters} == {0.125}
+    adamw = rates(OptimConfig(name="adamw", filter_lr=0.125))
+    assert set(adamw.values()) == {OptimConfig().lr}  # it turns nothing
     assert own["blocks.0.attn.qkv.weight"] == plain["blocks.0.attn.qkv.weight"]
     assert len([name for name in named if own[name] == 0.125]) == 6  # early=1, two stages, two residual on the grid
 
@@ -212,7 +214,6 @@ def test_a_frozen_model_has_its_head_to_learn_alone() -> None:
         {"warmup": 1.0},
         {"layer_decay": 0.0},
         {"filter_lr": 1.0},
-        {"filter_lr": 0.1, "name": "adamw"},
     ],
 )
 def test_impossible_rules_are_refused(values: dict[str, float]) -> None:

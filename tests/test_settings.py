@@ -90,6 +90,8 @@ def test_what_is_no_setting_is_named_with_its_line(text: str, said: str, tmp_pat
         ({"weights": "other"}, {"weights": "w", "model.depth": 2}, ("weights", "other"), {}),
         ({"size": "tiny"}, {"model.mlp_ratio": 2.0, "recipe": "nano-conv"}, ("size", "tiny"), {}),
         ({"any_size": True}, {"model.stem_norm": "batch", "recipe": "nano-conv"}, ("any_size", True), {}),
+        ({"stem": "conv"}, {"model.stem": "patch", "optim.filter_lr": 0.0}, ("stem", "conv"), {}),
+        ({"model": "fastcnn"}, {"model.family": "vit", "optim.filter_lr": 0.0}, ("model", "fastcnn"), {}),
         ({"seed": 1}, {"recipe": "nano-conv"}, ("seed", 1), {"recipe": "nano-conv"}),
         ({}, {"weights": "w", "model.family": "vit", "model.depth": 2}, ("model", None), {"model.depth": "2"}),
     ],

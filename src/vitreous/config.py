@@ -164,11 +164,6 @@ class RunConfig:
             )
         if self.probe and self.distill.teacher:
             raise ValueError("probe computes features once, and a teacher reads pictures: leave one of them out")
-        if self.optim.filter_lr and isinstance(self.model, ViTConfig) and self.model.stem != "conv":
-            raise ValueError(
-                f"filter_lr is {self.optim.filter_lr}, and the {self.model.stem} stem has no filters to turn: "
-                "set optim.filter_lr=0, or take --stem conv"
-            )
         if self.sizes and self.phases:
             raise ValueError(
                 "sizes and phases both say how large pictures are: give one of them, as with --set phases=[]"

@@ -26,7 +26,7 @@ class OptimConfig:
     """Peak rate of Muon, for an update scaled to AdamW's usual size (``match_rms_adamw``, Liu et al. 2025)."""
     filter_lr: float = 0.0
     """Peak rate of the filters whose outputs are normalised, with Muon: how far a step turns them, as a share of their
-    norm, which is held (Jordan 2024). 0: they are matrices like the others."""
+    norm, which is held (Jordan 2024). 0: they are matrices like the others. The plain stem has none."""
     weight_decay: float = 0.05
     """Decoupled, on matrices only."""
     warmup: float = 0.05
@@ -45,8 +45,6 @@ class OptimConfig:
                 raise ValueError(f"{field} is {getattr(self, field)}: a learning rate must be a number above 0")
         if not 0 <= self.filter_lr < 1:
             raise ValueError(f"filter_lr is {self.filter_lr}: it is a share of the filters' norm, from 0 to below 1")
-        if self.filter_lr and self.name != "muon":
-            raise ValueError(f"filter_lr is {self.filter_lr}, which goes with muon alone: set optim.filter_lr=0 too")
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay is {self.weight_decay}: it must be 0 or more")
         if not 0 < self.layer_decay <= 1:
@@ -112,7 +110,7 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
 
     adamw = by_rate("decayed", config.lr, config.weight_decay) + by_rate("plain", config.lr, 0.0)
     optimizers: list[Optimizer] = []
-    if not config.filter_lr:
+    if not config.filter_lr or config.name != "muon":
         groups["matrices"] += groups.pop("filters")
     if config.name == "adamw":
         adamw += by_rate("matrices", config.lr, config.weight_decay)

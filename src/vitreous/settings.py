@@ -30,9 +30,9 @@ FROM_DATA = ("data.source", "model.classes", "model.channels")
 """Settings that DATA decides, whatever a file says."""
 BESIDE = {
     "size": ("model.width", "model.depth", "model.heads", "model.mlp_ratio", "model.stem_depth", "model.widths"),
-    "stem": ("model.stem", "model.stem_depth", "model.stem_early", "model.stem_norm"),
+    "stem": ("model.stem", "model.stem_depth", "model.stem_early", "model.stem_norm", "optim.filter_lr"),
     "teacher": ("distill.teacher", "distill.widths", "distill.depth"),
-    "any_size": ("sizes", "phases", "model.stem_norm"),
+    "any_size": ("sizes", "phases", "model.stem_norm", "optim.filter_lr"),
     "freeze": ("optim.freeze",),
     "probe": ("probe", "optim.freeze", "augment.flip", "augment.shift"),
 }
@@ -70,10 +70,9 @@ def combine(options: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[dict
     if all(options[name] is None for name in LIMITS):
         options |= limits
     family = left.pop("model.family", None)
-    if (family and options["model"] not in (None, family)) or options[
-        "weights"
-    ] is not None:  # the rest is about another model
-        left = {name: value for name, value in left.items() if not name.startswith(("model.", "recipe"))}
+    if (family and options["model"] not in (None, family)) or options["weights"] is not None:
+        its = ("model.", "recipe", "optim.filter_lr")  # they are about another model
+        left = {name: value for name, value in left.items() if not name.startswith(its)}
     taught = left.pop("distill.teacher", "" if "recipe" in left else None)
     if taught is not None and options["teacher"] is None:
         options["teacher"] = taught or NO_TEACHER
