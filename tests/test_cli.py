@@ -65,6 +65,14 @@ def test_train_prints_one_object_on_standard_output_and_the_choices_on_standard_
     assert (run / "classifier" / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("change", ["optim.name=adamw", "model.stem=patch"])
+def test_a_plan_whose_filters_cannot_turn_says_so(change: str) -> None:
+    command = ["train", "digits", "--epochs", "1", "--plan"]
+    assert "so no filters are turned" not in " ".join(call(*command).output.split())
+    changed = " ".join(call(*command, "--set", change).output.split())
+    assert changed.index(f"as asked: {change}") < changed.index("so no filters are turned")
+
+
 def test_eval_reads_the_test_split_once(trained: tuple[Path, Outcome]) -> None:
     run, _ = trained
     first = call("eval", run, "--json")

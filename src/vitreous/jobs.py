@@ -129,6 +129,9 @@ def _planned(wish: Wish, changes: Mapping[str, str], data_root: Path | None) -> 
     if config.recipe == chosen.recipe and not BESIDE_THE_RECIPE.issuperset(changed):
         config = replace(config, recipe=f"{config.recipe}{CHANGED}")  # or it would be taken for what was measured
     asked = [f"as asked: {path}={changes[path]}" for path in changed]
+    plain = isinstance(config.model, ViTConfig) and config.model.stem == "patch"
+    if chosen.optim.filter_lr and (plain or config.optim.name != "muon"):
+        asked.append("so no filters are turned: that takes Muon, and a conv stem or a CNN")
     return config, data, [*_notes(data), *reasons, *asked]
 
 
