@@ -23,9 +23,10 @@ FAMILIES = tuple(CNN_PRESETS)
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_parameter_learns(family: str, channels: int) -> None:
+@pytest.mark.parametrize("whiten", [False, True])
+def test_every_parameter_learns(family: str, channels: int, whiten: bool) -> None:
     torch.manual_seed(0)
-    model = CNN(CNNConfig(family, channels=channels, classes=5, widths=(8, 16, 16), depth=2))
+    model = CNN(CNNConfig(family, channels=channels, classes=5, widths=(8, 16, 16), depth=2, stem_whiten=whiten))
     scores = model(torch.randn(8, channels, 32, 32))
     assert scores.shape == (8, 5)
     scores.square().sum().backward()

@@ -9,21 +9,21 @@ from vitreous.cost import TRAINING, Cost, Machine, step_cost
 from vitreous.models import build_model, count_flops, count_parameters
 from vitreous.vit import ViTConfig
 
-STEMS = [("patch", 0), ("conv", 0), ("conv", 1), ("conv", 2)]
+STEMS = [("patch", 0, False), ("conv", 0, False), ("conv", 1, False), ("conv", 2, False), ("conv", 1, True)]
 
 
-@pytest.mark.parametrize(("stem", "early"), STEMS)
+@pytest.mark.parametrize(("stem", "early", "whiten"), STEMS)
 @pytest.mark.parametrize("side", [16, 32, 64])
-def test_operations_are_those_that_torch_counts(stem: str, early: int, side: int) -> None:
-    config = ViTConfig(depth=3, stem=stem, stem_early=early)
+def test_operations_are_those_that_torch_counts(stem: str, early: int, whiten: bool, side: int) -> None:
+    config = ViTConfig(depth=3, stem=stem, stem_early=early, stem_whiten=whiten)
     batch = 10_000  # so that the update, once a step, does not count
     counted = TRAINING * batch * count_flops(config, side)
     assert step_cost(config, batch, side).flops == pytest.approx(counted, rel=0.03)
 
 
-@pytest.mark.parametrize(("stem", "early"), STEMS)
-def test_parameters_are_those_of_the_model_but_for_positions_and_head(stem: str, early: int) -> None:
-    config = ViTConfig(stem=stem, stem_early=early)
+@pytest.mark.parametrize(("stem", "early", "whiten"), STEMS)
+def test_parameters_are_those_of_the_model_but_for_positions_and_head(stem: str, early: int, whiten: bool) -> None:
+    config = ViTConfig(stem=stem, stem_early=early, stem_whiten=whiten)
     assert step_cost(config, 1).parameters == pytest.approx(count_parameters(build_model(config)), rel=0.02)
 
 

@@ -69,14 +69,14 @@ def exported(run: Path, *words: object) -> tuple[Outcome, dict[str, Any]]:
 # Programs
 
 KINDS = {
-    "learned, conv stem": vit(stem="conv", stem_early=1),
+    "learned, conv stem": vit(stem="conv", stem_early=1, stem_whiten=True),
     "learned, gray, layer scale, mean": vit(channels=1, layer_scale=True, pool="mean"),
     "rope, registers": vit(positions="rope", registers=2),
     "alibi, conv stem": vit(positions="alibi", stem="conv", stem_norm="picture", depth=1),
     "sincos, mean, registers": vit(positions="sincos", pool="mean", registers=1, depth=1),
     "none": vit(positions="none", depth=1),
     "resnet": CNNConfig("resnet", image_size=16, classes=3, widths=(8, 12)),
-    "fastcnn": CNNConfig("fastcnn", image_size=16, classes=3, widths=(8, 12)),
+    "fastcnn": CNNConfig("fastcnn", image_size=16, classes=3, widths=(8, 12), stem_whiten=True),
     "fastcnn between patches": CNNConfig("fastcnn", image_size=28, classes=3, widths=(8, 8, 12)),
 }
 ANY_SIZE = [kind for kind in KINDS if not kind.startswith("learned")]

@@ -28,8 +28,8 @@ from vitreous.vit import ViTConfig
 
 
 def test_every_parameter_is_in_exactly_one_group() -> None:
-    for stem, early in (("patch", 0), ("conv", 0), ("conv", 1)):
-        model = build_model(ViTConfig(depth=1, registers=2, stem=stem, stem_early=early))
+    for stem, early, whiten in (("patch", 0, False), ("conv", 0, False), ("conv", 1, False), ("conv", 1, True)):
+        model = build_model(ViTConfig(depth=1, registers=2, stem=stem, stem_early=early, stem_whiten=whiten))
         groups = parameter_groups(model)
         ids = [id(p) for group in groups.values() for p in group]
         assert sorted(ids) == sorted(id(p) for p in model.parameters())

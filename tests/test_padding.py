@@ -34,16 +34,25 @@ def pictures(sizes: list[tuple[int, int]] = SIZES) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("stem", "norm", "early"),
-    [("patch", "batch", 0), ("conv", "batch", 0), ("conv", "picture", 0), ("conv", "batch", 1), ("conv", "picture", 1)],
+    ("stem", "norm", "early", "whiten"),
+    [
+        ("patch", "batch", 0, False),
+        ("conv", "batch", 0, False),
+        ("conv", "picture", 0, False),
+        ("conv", "batch", 1, False),
+        ("conv", "picture", 1, False),
+        ("conv", "batch", 1, True),
+        ("conv", "picture", 0, True),
+    ],
 )
 @pytest.mark.parametrize("pool", ["class", "mean"])
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_a_padded_picture_gives_the_scores_of_the_unpadded(
-    kind: str, pool: str, stem: str, norm: str, early: int
+    kind: str, pool: str, stem: str, norm: str, early: int, whiten: bool
 ) -> None:
-    vit = model(positions=kind, pool=pool, stem=stem, stem_norm=norm, stem_early=early, registers=1)
+    stem_of = {"stem": stem, "stem_norm": norm, "stem_early": early, "stem_whiten": whiten}
+    vit = model(positions=kind, pool=pool, registers=1, **stem_of)
     alone = torch.cat([vit(picture[None]) for picture in pictures()])
     assert alone.std(dim=0).min() > 1e-3  # they are told apart
     batch, sizes = pad(pictures())

@@ -167,6 +167,19 @@ def test_filters_turn_wherever_there_are_some() -> None:
     assert rate(any_size=True) == 0  # its stem normalises each picture alone
 
 
+def test_the_smallest_model_reads_colour_pictures_by_fixed_filters() -> None:
+    def whitens(channels: int = 3, **wish: object) -> bool:
+        config, notes = plan(Wish("pets", epochs=5.0, **wish), pictures(32, channels=channels))  # type: ignore[arg-type]
+        assert config.model.stem_whiten == any("whiten the training pictures" in note for note in notes)
+        return config.model.stem_whiten
+
+    assert whitens() and whitens(any_size=True) and whitens(model="fastcnn")
+    assert not whitens(channels=1)
+    assert not whitens(size="mini")
+    assert not whitens(stem="patch")
+    assert not whitens(model="resnet")
+
+
 def test_long_runs_of_models_larger_than_nano_mix_pictures() -> None:
     many = pictures(8, count=40_000)
     configs = {

@@ -254,6 +254,8 @@ def test_filters_and_their_components() -> None:
     early = insides.filters(ViT(ViTConfig(width=128, stem="conv", stem_early=1)))
     assert early is not None
     assert early.shape == (16, 3, 3, 3)
+    white = ViT(ViTConfig(width=128, stem="conv", stem_early=1, stem_whiten=True))
+    np.testing.assert_allclose(insides.filters(white), white.patch_embed.first.weight.permute(0, 2, 3, 1))
 
 
 def test_positions_are_most_like_themselves() -> None:

@@ -14,16 +14,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from coloured import coloured_squares
 from torch import nn
 
 from vitreous import checkpoint, looks
 from vitreous import train as training
 from vitreous.augment import AugmentConfig
+from vitreous.batches import Batches
 from vitreous.classifier import Classifier
 from vitreous.config import RunConfig, override
 from vitreous.data import DataSet
 from vitreous.runs import prepare
 from vitreous.state import Diverged, Run, compiled
+from vitreous.stems import Whitening
 from vitreous.train import Progress, train
 
 
@@ -93,7 +96,8 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(
     tmp_path: Path, squares: DataSet, tiny_run: RunConfig, monkeypatch: pytest.MonkeyPatch, stem: str
 ) -> None:
     everything = AugmentConfig(flip=True, shift=0.25, randaugment=1, mixup=0.3, cutmix=0.3, erase=0.3)
-    config = override(dataclasses.replace(tiny_run, augment=everything, ema=0.9, steps=60), {"model.stem": f'"{stem}"'})
+    changes = {"model.stem": f'"{stem}"', "model.stem_whiten": "true"}
+    config = override(dataclasses.replace(tiny_run, augment=everything, ema=0.9, steps=60), changes)
     monkeypatch.setattr(training, "LOG_STEPS", 1)
     whole = train(config, tmp_path / "whole", squares)
 
@@ -107,6 +111,22 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(
     resumed = train(config, tmp_path / "killed", squares, resume=True)
     assert weights_hash(resumed.classifier.model) == weights_hash(whole.classifier.model)
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+def test_filters_that_whiten_are_those_of_the_training_pictures_and_stay_or_those_of_the_weights_it_starts_from(
+    tmp_path: Path, squares: DataSet, tiny_run: RunConfig
+) -> None:
+    assert squares.train is not None
+    config = override(tiny_run, {"model.stem": '"conv"', "model.stem_whiten": "true"})
+    name, expected = "patch_embed.first.weight", Whitening(3)
+    expected.fit(Batches(squares.train, config).some())
+    weights = train(config, tmp_path / "run", squares).classifier.model.state_dict()
+    assert torch.equal(weights[name], expected.weight)
+    others = dataclasses.replace(squares, train=coloured_squares(128, seed=7))
+    apart = train(dataclasses.replace(config, steps=1), tmp_path / "apart", others).classifier
+    assert not torch.equal(apart.model.state_dict()[name], expected.weight)
+    on = train(dataclasses.replace(config, steps=1), tmp_path / "on", others, weights=lambda: weights).classifier
+    assert torch.equal(on.model.state_dict()[name], expected.weight)
 
 
 @pytest.mark.alone

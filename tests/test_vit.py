@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vitreous.arrays import flatten_patches
 from vitreous.positions import KINDS
-from vitreous.stems import ConvStem, PatchEmbed
+from vitreous.stems import ConvStem, PatchEmbed, Whitening
 from vitreous.vit import PRESETS, Attention, Block, ViT, ViTConfig, use_attention
 
 SMALL: dict[str, Any] = {"image_size": 16, "patch_size": 4, "classes": 5, "width": 32, "depth": 2, "heads": 4}
@@ -54,10 +54,36 @@ def test_a_colour_picture_of_32_pixels_gives_64_tokens_from_48_numbers_each() ->
     assert model.tokens(torch.zeros(1, 3, 32, 32)).shape == (1, 1 + 64, 128)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_whitened_pixels_are_uncorrelated_and_come_with_both_signs(channels: int) -> None:
+    torch.manual_seed(0)
+    blurred = nn.functional.avg_pool2d(torch.randn(64, channels, 36, 36), 5, stride=1)
+    pictures = 5 * blurred + 3 * blurred.mean(dim=1, keepdim=True)  # neighbours and colours alike
+    layer = Whitening(channels)
+    layer.fit(pictures)
+    seen = layer(pictures)
+    assert seen.shape == (64, 2 * min(8, 4 * channels), 32, 32)
+    plus, minus = seen.detach().chunk(2, dim=1)
+    torch.testing.assert_close(plus, -minus)
+    values = plus.movedim(1, 0).flatten(1).double()
+    products = values @ values.T / values.shape[1]
+    torch.testing.assert_close(products, torch.diag(products.diag()), rtol=0, atol=1e-4)
+    assert (products.diag().diff() >= 0).all()
+    assert 0.4 < products.diag().min() <= products.diag().max() < 1  # what varies less than EPS stays small
+
+
+def test_pictures_of_one_colour_and_of_one_pixel_can_be_whitened() -> None:
+    for pictures in (torch.zeros(3, 3, 8, 8), torch.randn(3, 3, 1, 1)):
+        layer = Whitening(3)
+        layer.fit(pictures)
+        assert layer(pictures).isfinite().all()
+
+
 @pytest.mark.parametrize("patch", [1, 2, 4, 8, 16])
 def test_the_conv_stem_gives_the_same_grid_as_the_patch_embedding(patch: int) -> None:
     images = torch.randn(2, 3, 32, 48)
-    assert ConvStem(3, patch, 64, depth=1)(images).shape == PatchEmbed(3, patch, 64)(images).shape
+    for stem in (ConvStem(3, patch, 64, depth=1), ConvStem(3, patch, 64, depth=1, whiten=True)):
+        assert stem(images).shape == PatchEmbed(3, patch, 64)(images).shape
 
 
 # The last block, of which only the class token is read

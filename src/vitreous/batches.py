@@ -75,6 +75,13 @@ class Batches:
             pixels = pixels.to(device)
         self.images = dataclasses.replace(self.images, pixels=pixels, labels=self.images.labels.to(device))
 
+    def some(self, pixels: int = 500_000) -> Tensor:
+        """Pictures from all over the set, of about so many ``pixels`` together: (n, C, H, W), normalised."""
+        count, side = len(self.images), self.images.pixels.shape[-1]
+        wanted = min(count, max(1, pixels // side**2))
+        places = torch.arange(wanted) * count // wanted
+        return normalise(self.images.pixels[places], self.mean, self.std)
+
     def chosen(self, step: int) -> Tensor:
         """The pictures of a step, (B,): epoch after epoch, each in a new order, no picture twice in an epoch.
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitreous.stems import ConvNorm
+from vitreous.stems import ConvNorm, Whitening, whitened
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class CNNConfig:
     """Channels of each stage; between stages the sides are halved."""
     depth: int = 1
     """Residual blocks a stage; in ``fastcnn``, convolutions a stage after the one that pools."""
+    stem_whiten: bool = False
+    """Whether the convolution that reads the pixels is fixed and whitens the training pictures; in ``fastcnn`` only."""
 
     def __post_init__(self) -> None:
         if self.family not in CNN_PRESETS:
@@ -110,6 +112,7 @@ class CNN(nn.Module):
     def __init__(self, config: CNNConfig) -> None:
         super().__init__()
         self.config = config
+        whitens = config.family == "fastcnn" and config.stem_whiten
         if config.family == "resnet":
             first = config.widths[0]
             stages: list[nn.Module] = []
@@ -117,10 +120,10 @@ class CNN(nn.Module):
                 stages += [nn.MaxPool2d(2)] * bool(stages)
                 stages += [Residual(before, width), *(Residual(width, width) for _ in range(config.depth - 1))]
         else:
-            first = max(1, 3 * config.widths[0] // 8)
+            first = whitened(config.channels) if whitens else max(1, 3 * config.widths[0] // 8)
             pairs = itertools.pairwise((first, *config.widths))
             stages = [PooledStage(before, width, config.depth) for before, width in pairs]
-        self.stem = ConvNorm(config.channels, first)
+        self.stem = Whitening(config.channels) if whitens else ConvNorm(config.channels, first)
         self.stages = nn.Sequential(*stages)
         self.head = nn.Linear(config.widths[-1], config.classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02)

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 
 from vitreous.models import ModelConfig
-from vitreous.stems import narrowest, stage_widths
+from vitreous.stems import narrowest, stage_widths, whitened
 from vitreous.vit import ViTConfig
 
 TRAINING = 3
@@ -115,12 +115,16 @@ def _stem(config: ViTConfig, batch: int, side: int, patches: int, width_of_numbe
             row * width,
         )
     total, places, channels = Cost(0, 0, STARTED_A_BLOCK, 0, 0), batch * side**2, config.channels
-    if config.stem_early:
+    if config.stem_whiten:
+        values = places * whitened(channels)
+        total += Cost(2 * values * 4 * channels, 8 * values, 10, width_of_number * 2 * values, whitened(channels))
+        channels = whitened(channels)
+    elif config.stem_early:
         total += _convolution(channels, narrowest(width), places, TRAINING - 1, width_of_number)
         channels = narrowest(width)
     widths = stage_widths(config.patch_size, width, config.stem_early)
     for number, after in enumerate(widths, start=1):
-        times = TRAINING - (number == 1 and not config.stem_early)  # no gradient by the pixels
+        times = TRAINING - (number == 1 and not (config.stem_early or config.stem_whiten))  # no gradient by the pixels
         total += _convolution(channels, after, places, times, width_of_number)
         places, channels = places // (4 if config.patch_size > 1 else 1), after
         values = places * after

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from vitreous.attention_maps import attentive, entering, looking, some_rows
+from vitreous.stems import Whitening
 from vitreous.vit import ViT
 
 
 def filters(model: nn.Module) -> np.ndarray | None:
     """What the first layer looks for in the pixels: (count, P, P, C), or None where it is no convolution."""
-    convolution = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    convolution = next((module for module in model.modules() if isinstance(module, nn.Conv2d | Whitening)), None)
     if convolution is not None:
         weights = convolution.weight
     else:  # the conv stem keeps its 3 x 3 filters as a matrix

@@ -134,6 +134,8 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
         rows, columns = model.grid
         notes.append(f"patches of {patch} pixels make {rows} x {columns} tokens of a {side}-pixel picture")
 
+    if model.stem_whiten:
+        notes.append("the filters that read the pixels are fixed: they whiten the training pictures")
     flips = not looks_like_characters(data.name)
     if not flips:
         notes.append("no mirrored pictures: left and right carry meaning in characters")
@@ -204,7 +206,9 @@ def model_for(family: str, size: str, stem: str | None, side: int, channels: int
         widths, depth = CNN_PRESETS[family][size]
         while 2 ** (len(widths) - (family == "resnet")) > side:
             widths = widths[1:]
-        return CNNConfig(family, side, channels, classes, widths, depth)
+        return CNNConfig(
+            family, side, channels, classes, widths, depth, family == "fastcnn" and whitens(size, channels)
+        )
     stem, dial = stem or "conv", PRESETS[size]
     light = stem == "conv" and size in ("nano", "mini")  # where time is short, convolutions repay it before blocks do
     return ViTConfig(
@@ -219,7 +223,13 @@ def model_for(family: str, size: str, stem: str | None, side: int, channels: int
         stem=stem,
         stem_depth=1 if light and size == "mini" else ViTConfig.stem_depth,
         stem_early=1 if stem == "conv" else 0,
+        stem_whiten=stem == "conv" and whitens(size, channels),
     )
+
+
+def whitens(size: str, channels: int) -> bool:
+    """Whether fixed filters read the pixels: measured at that size alone, and on digits, which are gray, they lost."""
+    return size == "nano" and channels == 3
 
 
 NO_TEACHER = "none"

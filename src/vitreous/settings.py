@@ -29,8 +29,14 @@ LIMITS = ("budget", "epochs", "steps")
 FROM_DATA = ("data.source", "model.classes", "model.channels")
 """Settings that DATA decides, whatever a file says."""
 BESIDE = {
-    "size": ("model.width", "model.depth", "model.heads", "model.mlp_ratio", "model.stem_depth", "model.widths"),
-    "stem": ("model.stem", "model.stem_depth", "model.stem_early", "model.stem_norm", "optim.filter_lr"),
+    "size": (
+        *("model.width", "model.depth", "model.heads", "model.mlp_ratio", "model.widths"),
+        *("model.stem_depth", "model.stem_whiten"),
+    ),
+    "stem": (
+        *("model.stem", "model.stem_depth", "model.stem_early", "model.stem_whiten", "model.stem_norm"),
+        "optim.filter_lr",
+    ),
     "teacher": ("distill.teacher", "distill.widths", "distill.depth"),
     "any_size": ("sizes", "phases", "model.stem_norm", "optim.filter_lr"),
     "freeze": ("optim.freeze",),

@@ -31,6 +31,7 @@ from vitreous.models import build_model, count_parameters
 from vitreous.optim import FullMuon, build_optimizers, freeze, lr_at, set_lr
 from vitreous.probing import Vectors
 from vitreous.saving import Saver
+from vitreous.stems import Whitening
 
 LOG_STEPS = 20
 """After so many a line is logged."""
@@ -56,6 +57,9 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = build_model(config.model)
+        for layer in self.model.modules():
+            if isinstance(layer, Whitening):
+                layer.fit(self.batches.some())
         if config.optim.freeze:
             freeze(self.model)
         self.model.to(pick_device(config.device), memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -81,21 +81,66 @@ class ConvNorm(nn.Module):
         return self.norm(x) if isinstance(self.norm, nn.BatchNorm2d) else self.norm(x, places(x, real))
 
 
+class Whitening(nn.Module):
+    """Fixed filters of 2 x 2 pixels whose outputs are uncorrelated and about equally large (Jordan 2024, section 3.2).
+
+    They are the principal components of the training pictures, each over its standard deviation, with both signs, so
+    that an activation after them loses nothing. Neighbouring pixels are nearly alike, and what learns from them as they
+    are takes long to tell what differs. Only the biases are learned. Until :meth:`fit` the filters are random.
+    """
+
+    COMPONENTS = 8
+    """The largest, of the 12 of colour pictures: the others are nearly noise, and cost time."""
+    EPS = 5e-3
+    """Added to the variances, of pixels that are normalised."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight: Tensor
+        self.register_buffer("weight", torch.randn(whitened(channels), channels, 2, 2) / math.sqrt(2 * channels))
+        self.bias = nn.Parameter(torch.zeros(whitened(channels)))
+
+    @torch.no_grad()
+    def fit(self, images: Tensor) -> None:
+        """Takes the filters from pictures (B, C, H, W), normalised as those that it will read."""
+        pixels = F.unfold(F.pad(images.double().cpu(), (0, 1, 0, 1)), 2).movedim(1, 0).flatten(1)  # (4C, B*H*W)
+        variances, directions = torch.linalg.eigh(pixels @ pixels.T / pixels.shape[1])
+        scaled = directions / (variances + self.EPS).sqrt()  # a column each, the largest last
+        filters = scaled[:, -len(self.weight) // 2 :].T.reshape(-1, *self.weight.shape[1:])
+        self.weight.copy_(torch.cat([filters, -filters]))
+
+    def forward(self, images: Tensor, real: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, 16, H, W), or fewer of gray ones; each place with what is right of and below it."""
+        return F.conv2d(F.pad(images, (0, 1, 0, 1)), self.weight, self.bias)
+
+
 class ConvStem(nn.Module):
     """Overlapping convolutions, a pool for each halving of the sides, then residual convolutions on the token grid.
 
     After Hassani et al. 2021 (Compact Transformers) and Xiao et al. 2021 (early convolutions help transformers see
     better). A patch side of P = 2^n takes n pools. With ``early``, a narrow convolution reads the pixels first, and
     that many residual convolutions stand between the pools too: more is seen before the tokens, at about the same cost.
+    With ``whiten``, fixed filters read the pixels instead.
     """
 
-    def __init__(self, channels: int, patch: int, width: int, depth: int, norm: str = "batch", early: int = 0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        patch: int,
+        width: int,
+        depth: int,
+        norm: str = "batch",
+        early: int = 0,
+        whiten: bool = False,
+    ) -> None:
         super().__init__()
         self.pool = patch > 1
         widths = stage_widths(patch, width, early)
-        if early:
-            self.first = ConvNorm(channels, narrowest(width), norm)
-        channels = narrowest(width) if early else channels
+        self.first: Whitening | ConvNorm | None = None
+        if whiten:
+            self.first, channels = Whitening(channels), whitened(channels)
+        elif early:
+            self.first, channels = ConvNorm(channels, narrowest(width), norm), narrowest(width)
         self.stages = nn.ModuleList(ConvNorm(a, b, norm) for a, b in itertools.pairwise([channels, *widths]))
         self.early = nn.ModuleList(
             nn.ModuleList(ConvNorm(between, between, norm) for _ in range(early)) for between in widths[:-1]
@@ -108,12 +153,17 @@ class ConvStem(nn.Module):
         So a picture meets the same zeros at its border whether it is padded or not, and gives the same tokens; in
         training mode batch normalisation still counts the padding in its statistics.
         """
-        x = _keep(F.gelu(self.first(images, real=real)), real) if hasattr(self, "first") else images
+        x = images if self.first is None else _keep(F.gelu(self.first(images, real=real)), real)
         for stage, layers in zip(self.stages, [*self.early, self.residual], strict=True):
             x = _keep(F.gelu(stage(x, self.pool, real)), real)
             for layer in layers:
                 x = _keep(x + F.gelu(layer(x, real=real)), real)
         return x
+
+
+def whitened(channels: int) -> int:
+    """How many fixed filters read pictures of that many channels: one a component of 2 x 2 pixels and sign."""
+    return 2 * min(Whitening.COMPONENTS, 4 * channels)
 
 
 def narrowest(width: int) -> int:

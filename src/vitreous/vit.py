@@ -192,6 +192,9 @@ class ViTConfig:
     stem_early: int = 0
     """Residual convolutions between the pools, behind a narrow first one; 0 for the stem of Hassani et al. 2021. In the
     conv stem only."""
+    stem_whiten: bool = False
+    """Whether the convolution that reads the pixels is fixed and whitens the training pictures, instead of a learned
+    narrow one; in the conv stem only."""
     stem_norm: str = "batch"
     """``batch`` normalisation, or ``picture``: each picture alone, for several picture sizes; in the conv stem only."""
     pool: str = "class"
@@ -281,7 +284,13 @@ class ViT(nn.Module):
             PatchEmbed(config.channels, config.patch_size, config.width)
             if config.stem == "patch"
             else ConvStem(
-                config.channels, config.patch_size, config.width, config.stem_depth, config.stem_norm, config.stem_early
+                config.channels,
+                config.patch_size,
+                config.width,
+                config.stem_depth,
+                config.stem_norm,
+                config.stem_early,
+                config.stem_whiten,
             )
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.pool == "class" else None
