@@ -258,6 +258,17 @@ def test_filters_and_their_components() -> None:
     np.testing.assert_allclose(insides.filters(white), white.patch_embed.first.weight.permute(0, 2, 3, 1))
 
 
+def test_filters_that_whiten_are_called_fixed_and_have_no_components_of_their_own(run: Path, tmp_path: Path) -> None:
+    assert "principal components</h3>" in report_run(run).read_text(encoding="utf-8")
+    config = ViTConfig(
+        image_size=8, patch_size=2, channels=1, width=16, depth=2, heads=2, stem="conv", stem_whiten=True
+    )
+    tool = Classifier(build_model(config).eval(), config, DIGITS, (0.3,), (0.35,))
+    text = report_run(made(tmp_path / "white", tool, config)).read_text(encoding="utf-8")
+    assert "8 fixed filters of 2 x 2 pixels" in text
+    assert "principal components</h3>" not in text
+
+
 def test_positions_are_most_like_themselves() -> None:
     similar = insides.position_similarity(ViT(ViTConfig(image_size=16, width=32)))
     assert similar is not None

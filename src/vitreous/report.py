@@ -31,6 +31,7 @@ from vitreous.heatmaps import METHODS, OBSERVED, as_shares, explained, heat, met
 from vitreous.observations import about_heads, observations, observe, special_tokens
 from vitreous.pictures import overlay, upright
 from vitreous.runs import read_config
+from vitreous.stems import Whitening
 
 GALLERY = 12
 """Pictures whose maps of every layer and head the page carries."""
@@ -241,14 +242,20 @@ def _inside(seen: _Seen) -> dict[str, Any]:
     parts: dict[str, Any] = {"pictures": min(LOOKED_INTO, len(seen.images))}
     weights = insides.filters(model)
     if weights is not None:
-        directions, shares = insides.principal(weights, weights[0].size)
-        half = int((shares.cumsum() < 0.5).sum()) + 1
         parts["filters"] = charts.data_uri(charts.mosaic(charts.as_colours(weights[:SHOWN_FILTERS]), 16))
-        parts["components"] = charts.data_uri(charts.mosaic(charts.as_colours(directions[:28]), 14))
-        parts["filters_words"] = (
-            f"{len(weights)} filters of {weights.shape[1]} x {weights.shape[2]} pixels. Half of what tells them apart "
-            f"lies in {half} of {weights[0].size} directions."
-        )
+        count = f"filters of {weights.shape[1]} x {weights.shape[2]} pixels"
+        if any(isinstance(module, Whitening) for module in model.modules()):
+            parts["filters_words"] = (
+                f"{len(weights)} fixed {count}: the principal components of the training pictures, with both signs. "
+                f"What they see is uncorrelated; what is learned begins behind them."
+            )
+        else:
+            directions, shares = insides.principal(weights, weights[0].size)
+            half = int((shares.cumsum() < 0.5).sum()) + 1
+            parts["components"] = charts.data_uri(charts.mosaic(charts.as_colours(directions[:28]), 14))
+            parts["filters_words"] = (
+                f"{len(weights)} {count}. Half of what tells them apart lies in {half} of {weights[0].size} directions."
+            )
     similar = insides.position_similarity(model)
     if similar is not None:
         parts |= _positions(similar)
