@@ -42,7 +42,7 @@ PATCH = RunConfig(
     attention="explicit",
     device="cpu",
 )
-CONV = dataclasses.replace(PATCH, model=dataclasses.replace(MODEL, stem="conv"))
+CONV = dataclasses.replace(PATCH, model=dataclasses.replace(MODEL, stem="conv", stem_whiten=True))
 PARTS = dataclasses.replace(CONV, shard=True)
 PROBE = dataclasses.replace(
     CONV, augment=AugmentConfig(flip=False, shift=0.0), optim=OptimConfig("adamw", lr=1e-2, freeze=True), probe=True

@@ -60,6 +60,7 @@ class Run:
         for layer in self.model.modules():
             if isinstance(layer, Whitening):
                 layer.fit(self.batches.some())
+                layer.weight.copy_(ranks.from_first(layer.weight.clone))  # another machine's may differ
         if config.optim.freeze:
             freeze(self.model)
         self.model.to(pick_device(config.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
