@@ -104,7 +104,7 @@ def plan(wish: Wish, data: DataSet) -> tuple[RunConfig, list[str]]:
         """The model of a size, and how its pictures grow."""
         model = model_for(family, size, wish.stem, side, channels, classes)
         if wish.any_size and isinstance(model, ViTConfig) and model.stem == "conv":
-            model = replace(model, stem_norm="picture")
+            model = replace(model, stem_norm="picture", stem_whiten=False)
         return model, () if wish.any_size or side < 32 else growing(size, model)
 
     size = wish.size or "nano"

@@ -38,7 +38,7 @@ BESIDE = {
         "optim.filter_lr",
     ),
     "teacher": ("distill.teacher", "distill.widths", "distill.depth"),
-    "any_size": ("sizes", "phases", "model.stem_norm", "optim.filter_lr"),
+    "any_size": ("sizes", "phases", "model.stem_norm", "model.stem_whiten", "optim.filter_lr"),
     "freeze": ("optim.freeze",),
     "probe": ("probe", "optim.freeze", "augment.flip", "augment.shift"),
 }
