@@ -12,6 +12,7 @@ import pytest
 import torch
 from test_cli import TINY, call
 
+from vitreous.augment import AugmentConfig
 from vitreous.classifier import Classifier
 from vitreous.cnn import CNN_PRESETS, CNNConfig
 from vitreous.config import DistillConfig, Phase, RunConfig
@@ -20,6 +21,7 @@ from vitreous.forecast import forecast
 from vitreous.runs import read_config
 from vitreous.state import Run
 from vitreous.train import Progress, train
+from vitreous.vit import ViTConfig
 
 
 @pytest.fixture
@@ -139,6 +141,31 @@ def test_a_teacher_grows_with_the_pictures_where_its_patches_fit(tiny_run: RunCo
     many = dataclasses.replace(coarse, phases=(), sizes=(4, 8))
     assert many.first is not None
     assert many.first.sizes == ()
+
+
+def test_a_teacher_reads_pixels_as_its_pupil_does(tiny_run: RunConfig) -> None:
+    model = ViTConfig(image_size=8, patch_size=2, classes=4, width=16, depth=1, heads=2, stem="conv", stem_whiten=True)
+    for teacher, whitens in (("fastcnn", True), ("resnet", False)):
+        distill = dataclasses.replace(LEARNS_FIRST, teacher=teacher)
+        first = dataclasses.replace(tiny_run, model=model, distill=distill).first
+        assert first is not None
+        assert first.model.stem_whiten == whitens
+        plain = dataclasses.replace(
+            tiny_run, model=dataclasses.replace(model, stem_whiten=False), distill=distill
+        ).first
+        assert plain is not None
+        assert not plain.model.stem_whiten
+
+
+def test_a_teacher_with_a_share_of_a_budget_mixes_no_pictures(tiny_run: RunConfig) -> None:
+    mixed = dataclasses.replace(
+        tiny_run, distill=LEARNS_FIRST, augment=AugmentConfig(shift=0.125, mixup=0.25, cutmix=0.5)
+    )
+    assert mixed.first is not None
+    assert mixed.first.augment == mixed.augment  # it takes as many steps as its pupil
+    short = dataclasses.replace(mixed, steps=None, budget=60.0).first
+    assert short is not None
+    assert short.augment == AugmentConfig(shift=0.125)
 
 
 def test_ctrl_c_while_the_teacher_learns_stops_and_the_run_goes_on(

@@ -167,7 +167,7 @@ def test_filters_turn_wherever_there_are_some() -> None:
     assert rate(any_size=True) == 0  # its stem normalises each picture alone
 
 
-def test_the_smallest_model_reads_colour_pictures_by_fixed_filters() -> None:
+def test_the_smallest_models_read_colour_pictures_by_fixed_filters() -> None:
     def whitens(channels: int = 3, **wish: object) -> bool:
         config, notes = plan(Wish("pets", epochs=5.0, **wish), pictures(32, channels=channels))  # type: ignore[arg-type]
         assert config.model.stem_whiten == any("whiten the training pictures" in note for note in notes)
@@ -176,7 +176,7 @@ def test_the_smallest_model_reads_colour_pictures_by_fixed_filters() -> None:
     assert whitens() and whitens(model="fastcnn")
     assert not whitens(any_size=True)
     assert not whitens(channels=1)
-    assert not whitens(size="mini")
+    assert whitens(size="mini") and not whitens(size="tiny")
     assert not whitens(stem="patch")
     assert not whitens(model="resnet")
 

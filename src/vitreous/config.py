@@ -183,12 +183,22 @@ class RunConfig:
     def first(self) -> RunConfig | None:
         """The run of the teacher that is trained first: this one but for the model, and its share of the budget.
 
+        It reads pixels as its pupil does, by fixed filters or learned ones. In a share of a budget it sees pictures too
+        seldom to learn them by heart, so none are mixed there.
         Where the pictures are no whole number of its patches at some size of the run, it learns at the full one alone.
         """
         distill, model = self.distill, self.model
         if distill.teacher not in CNN_PRESETS:
             return None
-        cnn = CNNConfig(distill.teacher, model.image_size, model.channels, model.classes, distill.widths, distill.depth)
+        cnn = CNNConfig(
+            family=distill.teacher,
+            image_size=model.image_size,
+            channels=model.channels,
+            classes=model.classes,
+            widths=distill.widths,
+            depth=distill.depth,
+            stem_whiten=distill.teacher == "fastcnn" and model.stem_whiten,
+        )
         sides = (*self.sizes, *(phase.size for phase in self.phases))
         fits = not any(side % cnn.patch_size for side in sides)
         return dataclasses.replace(
@@ -196,6 +206,7 @@ class RunConfig:
             model=cnn,
             phases=self.phases if fits else (),
             sizes=self.sizes if fits else (),
+            augment=dataclasses.replace(self.augment, mixup=0.0, cutmix=0.0) if self.budget else self.augment,
             optim=dataclasses.replace(self.optim, layer_decay=1.0, freeze=False),
             weights="",
             distill=DistillConfig(),

@@ -81,6 +81,9 @@ Measured at 12,500 pictures and 24 to 37 epochs, where that is worth one to two 
 makes no difference; at 15,000 and 13 it came too early, and digits were no better for it."""
 MIXED_UNTIL = 0.92
 """Share of such a run after which no batch is mixed."""
+LIGHT = {"nano": (128, 4, 2), "mini": (192, 6, 3)}
+"""Width, heads and residual convolutions on the token grid of these sizes with the conv stem, beside two blocks of MLP
+ratio 2: where time is short, convolutions repay it before blocks do."""
 PARAMETERS_A_PICTURE = 200
 """Training pictures limit the model too: a larger one learns few pictures by heart. Both limits are judgement, from
 published runs (Hassani et al. 2021: 0.3 M parameters, 200 epochs, 89 %; 3.8 M, 300 epochs, 96.5 %) and not measured,
@@ -210,26 +213,28 @@ def model_for(family: str, size: str, stem: str | None, side: int, channels: int
             family, side, channels, classes, widths, depth, family == "fastcnn" and whitens(size, channels)
         )
     stem, dial = stem or "conv", PRESETS[size]
-    light = stem == "conv" and size in ("nano", "mini")  # where time is short, convolutions repay it before blocks do
+    width, heads, depth, mlp_ratio, stem_depth = dial["width"], dial["heads"], dial["depth"], 4.0, ViTConfig.stem_depth
+    if stem == "conv" and size in LIGHT:
+        (width, heads, stem_depth), depth, mlp_ratio = LIGHT[size], 2, 2.0
     return ViTConfig(
         image_size=side,
         patch_size=patch_for(side),
         channels=channels,
         classes=classes,
-        width=dial["width"],
-        depth=2 if light else dial["depth"],
-        heads=dial["heads"],
-        mlp_ratio=2.0 if light else 4.0,
+        width=width,
+        depth=depth,
+        heads=heads,
+        mlp_ratio=mlp_ratio,
         stem=stem,
-        stem_depth=1 if light and size == "mini" else ViTConfig.stem_depth,
+        stem_depth=stem_depth,
         stem_early=1 if stem == "conv" else 0,
         stem_whiten=stem == "conv" and whitens(size, channels),
     )
 
 
 def whitens(size: str, channels: int) -> bool:
-    """Whether fixed filters read the pixels: measured at that size alone, and on digits, which are gray, they lost."""
-    return size == "nano" and channels == 3
+    """Whether fixed filters read the pixels: measured at these sizes alone; on digits, which are gray, they lost."""
+    return size in LIGHT and channels == 3
 
 
 NO_TEACHER = "none"
