@@ -119,7 +119,8 @@ def _of_recipe(size: str, values: Mapping[str, Any]) -> set[str]:
     model = _model("vit", size, values.get("model.stem"), values)
     assert isinstance(model, ViTConfig)
     phases = [dataclasses.asdict(phase) for phase in growing(size, model)]
-    given = {"model.depth": model.depth, "model.mlp_ratio": model.mlp_ratio, "phases": phases}
+    shape = {f"model.{name}": getattr(model, name) for name in ("width", "heads", "depth", "mlp_ratio")}
+    given = shape | {"phases": phases}
     return {path for path, value in given.items() if values.get(path) == value}
 
 
