@@ -53,7 +53,8 @@ MUON = dataclasses.replace(PATCH, optim=OptimConfig("muon"), steps=8)
 MUON_PARTS = dataclasses.replace(MUON, shard=True)
 RESHAPED = dataclasses.replace(PATCH, steps=60)
 """Goes on after step 20 on two processes, where the second is asked to stop at step 40."""
-RESHAPED_PARTS = dataclasses.replace(CONV, steps=60, shard=True)
+RESHAPED_PARTS = dataclasses.replace(CONV, model=dataclasses.replace(MODEL, stem="conv"), steps=60, shard=True)
+"""Learns its first filters: fixed ones that whiten make more of a difference in the last bit."""
 KILLED = Wish("digits", steps=12, device="cpu")
 SMALL = {"model.width": "16", "model.heads": "2", "model.depth": "1", "batch": "16"}
 SMALL |= {"precision": "fp32", "attention": "explicit", "evaluations": "2"}
