@@ -233,7 +233,10 @@ def model_for(family: str, size: str, stem: str | None, side: int, channels: int
 
 
 def whitens(size: str, channels: int) -> bool:
-    """Whether fixed filters read the pixels: measured at these sizes alone; on digits, which are gray, they lost."""
+    """Whether fixed filters read the pixels: measured at nano, and at mini with the rest of its shape.
+
+    On digits, which are gray, they lost.
+    """
     return size in LIGHT and channels == 3
 
 
