@@ -36,6 +36,9 @@ WAYS = {
     "neither shifts nor mirroring": ["--set", "augment.shift=0", "--set", "augment.flip=false"],
     "shifts of an eighth": ["--set", "augment.shift=0.125"],
     "one picture size": ["--set", "phases=[]"],
+    "learned first filters": ["--set", "model.stem_whiten=false"],
+    "filters that are not turned": ["--set", "optim.filter_lr=0"],
+    "averaged weights": ["--set", "ema=0.98"],
 }
 
 
