@@ -33,6 +33,12 @@ ANCHORS = [
 ]
 """Figures of others on the same task, (name, seconds, accuracy in %), for the drawing."""
 
+LINES = {
+    "as planned, from --budget alone": ("nano-conv", "mini-conv"),
+    "plain patch embedding, --stem patch": ("nano-patch",),
+}
+"""Lines of the drawing, and the recipes that each is made of; whatever else was run is a gray point."""
+
 
 def one(data: str, budget: str, seed: int, extra: list[str], data_root: str | None) -> dict[str, Any]:
     """Trains once in a fresh process and folder; returns the row."""
@@ -113,35 +119,48 @@ def table(path: Path) -> str:
 
 
 def draw(path: Path, picture: Path) -> None:
-    """Test accuracy against seconds, a line for each data set and recipe, with the anchors."""
+    """Test accuracy against seconds, with the anchors; a point is the mean over the seeds."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 6), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
-    curves: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     grouped = rows(path)
-    sets = {data for data, _, _ in grouped}
-    for (data, recipe, _), found in grouped.items():
-        accuracies = [100 * r["test_accuracy"] for r in found]
-        spread = statistics.stdev(accuracies) if len(found) > 1 else 0.0
-        seconds = statistics.mean(r["seconds"] for r in found)
-        curves[f"{data}, {recipe}" if len(sets) > 1 else recipe].append((seconds, statistics.mean(accuracies), spread))
-    for number, (name, points) in enumerate(curves.items()):
-        x, y, spread_of = zip(*sorted(points), strict=True)
-        axes.errorbar(x, y, yerr=spread_of, marker="os^D"[number // 10 % 4], capsize=3, label=name)  # ten colours
+    line_of = {recipe: line for line, recipes in LINES.items() for recipe in recipes}
+    points: dict[str | None, list[tuple[float, float, float, bool]]] = defaultdict(list)
+    for found in grouped.values():
+        accuracies = [r["test_accuracy"] for r in found]
+        spread = 100 * statistics.stdev(accuracies) if len(found) > 1 else 0.0
+        seconds, one_core = statistics.mean(r["seconds"] for r in found), found[0]["hardware"]["threads"] == 1
+        points[line_of.get(found[0]["recipe"])].append((seconds, 100 * statistics.mean(accuracies), spread, one_core))
+    for seconds, accuracy, *_ in points[None]:
+        axes.plot(seconds, accuracy, "o", color="0.75", markersize=4)
+    axes.plot([], [], "o", color="0.75", markersize=4, label="plans before, and choices by hand")
+    for number, name in enumerate(LINES):
+        x, y, spreads, _ = zip(*sorted(points[name]), strict=True)
+        axes.errorbar(x, y, yerr=spreads, marker="o", color=f"C{number}", capsize=3, label=name)
+        for seconds, accuracy, _, one_core in points[name]:
+            axes.annotate(
+                f"{accuracy:.1f}" + ", one core" * one_core,
+                (seconds, accuracy),
+                textcoords="offset points",
+                xytext=(0, 9),
+                ha="right" if one_core else "center",
+                color=f"C{number}",
+                fontsize=9,
+            )
     for name, x_anchor, y_anchor in ANCHORS:
         axes.plot(x_anchor, y_anchor, "k*", markersize=10)
         axes.annotate(
             name, (x_anchor, y_anchor), textcoords="offset points", xytext=(0, -8), ha="center", va="top", fontsize=8
         )
-    axes.set_title(", ".join(sorted(sets)), fontsize=10)
+    axes.set_title(", ".join(sorted({data for data, _, _ in grouped})) + ", two CPU cores", fontsize=10)
     axes.set(xscale="log", xlabel="seconds of the whole command (log scale)", ylabel="test accuracy, %")
     axes.set_xticks([30, 60, 90, 300, 900, 1800, 3600], ["30 s", "60 s", "90 s", "5 min", "15 min", "30 min", "1 h"])
     axes.minorticks_off()
-    axes.set_xlim(40, 4000)
-    axes.set_ylim(bottom=38)
+    axes.set_xlim(45, 5000)
+    axes.set_ylim(38, 96)
     axes.grid(alpha=0.3)
-    figure.legend(fontsize=8, loc="outside lower center", ncols=2)
+    axes.legend(fontsize=9, loc="lower right")
     figure.savefig(picture, dpi=110)
 
 
