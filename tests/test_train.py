@@ -212,8 +212,30 @@ def test_a_warm_machine_is_taken_as_it_is_on_average(
     classifier = run.classifier("squares")
     for warm, a_picture in ((False, 0.01), (True, 0.015)):
         speeds[:] = [0.0, 0.03, 0.02, 0.01]
-        told = looks.final_seconds(classifier, run.validation, warm)
+        told = looks.final_seconds(classifier, run.validation, warm=warm)
         assert told == pytest.approx(0.5 + 1.1 * a_picture * len(run.validation), abs=0.01)
+
+
+@pytest.mark.parametrize(("budget", "spare"), [(None, 0.0), (10.0, 0.03), (100.0, 0.3), (10_000.0, 1.28)])
+def test_a_longer_budget_keeps_more_for_a_machine_that_slows_down(
+    budget: float | None,
+    spare: float,
+    squares: DataSet,
+    tiny_run: RunConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, now = Run(tiny_run, tmp_path, squares, 0.0), 0.0
+
+    def logits(self: Classifier, pixels: torch.Tensor) -> None:
+        nonlocal now
+        now += 0.1 * len(pixels)
+
+    monkeypatch.setattr(Classifier, "logits", logits)
+    monkeypatch.setattr(looks.time, "perf_counter", lambda: now)
+    told = looks.final_seconds(run.classifier("squares"), run.validation, budget)
+    assert len(run.validation) == 32
+    assert told == pytest.approx(0.5 + 1.1 * 3.2 + spare, abs=0.005)
 
 
 def test_a_run_that_could_not_begin_leaves_no_folder_to_the_next_try(

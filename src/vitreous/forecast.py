@@ -34,7 +34,7 @@ MEASURED: dict[tuple[str, str], Curve] = {
         (39_979, 0.774),
         (67_371, 0.803),
         (247_253, 0.858),
-        (703_232, 0.882),
+        (738_773, 0.883),
     ),
     ("CIFAR-10", "mini-conv"): ((1_297_408, 0.902),),
     ("CIFAR-10", "nano-patch"): ((54_059, 0.58), (241_493, 0.735), (968_704, 0.803), (2_437_376, 0.82)),
@@ -85,7 +85,7 @@ def forecast(config: RunConfig, data: DataSet, started: float) -> Forecast:
         if config.first and data.train:
             untrained(config.first, data.train).save(Path(nowhere) / FOLDER)
         run = Run(config, Path(nowhere), data, started)
-    reserve = final_seconds(run.classifier(data.name), run.validation)
+    reserve = final_seconds(run.classifier(data.name), run.validation, config.budget)
     start = run.clock.begun = time.monotonic() - started + (config.first.budget or 0 if config.first else 0)
     run.clock.reserve = reserve
     run.clock.check()

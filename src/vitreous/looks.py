@@ -24,6 +24,8 @@ SAVED_A_PARAMETER = 1e-7
 """Seconds: four bytes of a weight, twice as a classifier and once in a checkpoint with two moments, at 200 MB/s."""
 GLANCE_SHARE = 0.02
 """Of a budget, spent on looking."""
+SPARE = 0.003
+"""Of a budget, at most, kept for a last evaluation that is slower than was foreseen."""
 
 
 class Stopped(Exception):
@@ -55,9 +57,10 @@ def measure(
     return loss / count, right / count
 
 
-def final_seconds(classifier: Classifier, validation: Images, warm: bool = False) -> float:
+def final_seconds(classifier: Classifier, validation: Images, budget: float | None = None, warm: bool = False) -> float:
     """How long the last evaluation and saving will take, from a timed part of the former and the size of the model.
 
+    Of a ``budget`` a little is kept besides, for the machine may be slower then: what hardly counts for training.
     The faster of two timings counts, for the first call of a size is slow; their mean once all is ``warm``.
     Several processes take the first one's figure: each must look at the same pictures.
     """
@@ -74,8 +77,9 @@ def final_seconds(classifier: Classifier, validation: Images, warm: bool = False
         if dear:
             break
     timed = each[1:] or each
-    evaluating = 1.1 * (statistics.mean(timed) if warm else min(timed)) * len(validation) / ranks.world()
-    (told,) = ranks.told([evaluating + 0.5 + SAVED_A_PARAMETER * count_parameters(classifier.model)])
+    evaluating = (statistics.mean(timed) if warm else min(timed)) * len(validation) / ranks.world()
+    spare = 0.5 + 0.1 * evaluating + min(0.4 * evaluating, SPARE * (budget or 0.0))
+    (told,) = ranks.told([evaluating + spare + SAVED_A_PARAMETER * count_parameters(classifier.model)])
     return told
 
 

@@ -180,7 +180,7 @@ def _train(
         journal.forget_after(run.step)
         ranks.from_first(lambda: checkpoint.set_aside(folder, run.step))
     classifier = run.classifier(data.name)
-    clock.reserve = reserve = final_seconds(classifier, run.validation)
+    clock.reserve = reserve = final_seconds(classifier, run.validation, config.budget)
     glance = run.validation.select(some(len(run.validation), clock, config.evaluations))
     if not past:
         clock.begun = clock.elapsed()
@@ -249,7 +249,7 @@ def _train(
             if nears:
                 foreseen_anew = True
                 looked.clear()
-                clock.reserve = reserve = final_seconds(classifier, run.validation, warm=True)
+                clock.reserve = reserve = final_seconds(classifier, run.validation, config.budget, warm=True)
                 run.learn()
             (saves_now,) = ranks.told([run.saver.due(occasion=looks_now)])
             if saves_now:
