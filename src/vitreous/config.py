@@ -115,7 +115,8 @@ class RunConfig:
     same share of the time. Empty: the phases, or the model's own size."""
     label_smoothing: float = 0.1
     ema: float = 0.0
-    """Decay of the averaged weights that are kept at the end; 0 for none."""
+    """Decay a step of the averaged weights that are kept at the end; 0 for none. No gain was measured
+    (docs/results.md)."""
     evaluations: int = 8
     """How often validation accuracy is measured on the way (on at most 1,000 pictures; on all of them at the end)."""
     precision: str = "auto"
